@@ -1,0 +1,47 @@
+"""Make classifiers' probabilities trustworthy, and show why they were not."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Each public name and the module that defines it; modules load when a name is first used.
+_HOME = {
+    "temperature_map": "maps",
+    "focal_map": "maps",
+    "inverse_focal_map": "maps",
+    "binary_focal_map": "maps",
+    "temperature_bounds": "maps",
+    "raising_threshold": "maps",
+    "focal_loss": "scores",
+    "proper_focal_loss": "scores",
+    "TemperatureScaling": "calibrators",
+    "FocalTemperatureScaling": "calibrators",
+    "load": "calibrators",
+    "evaluate": "metrics",
+    "nll": "metrics",
+    "brier": "metrics",
+    "accuracy": "metrics",
+    "ece": "metrics",
+    "classwise_ece": "metrics",
+    "Estimate": "estimate",
+    "Evaluation": "metrics",
+    "ReliabilityDisplay": "plots",
+    "report": "report",
+    "open_scores": "sources",
+    "CalibrationWarning": "_validate",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"focalcal.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'focalcal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,189 @@
+"""Every check of what a caller passes in, and every message: expected, got, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sized
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalcal.engine import row_slices
+
+Input = Literal["logits", "probs"]
+
+#: Probabilities below this are raised to it before the logarithm (−69.1 nats). An exact zero in a
+#: table of probabilities is underflow; a class that truly cannot occur is a logit of −inf.
+PROBABILITY_FLOOR = 1e-30
+
+#: How far a row of probabilities may be from summing to one, by the precision it was stored in.
+_SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
+
+
+class CalibrationWarning(UserWarning):
+    """The result is usable, but something about the data or the fit needs to be known."""
+
+
+def check_input(kind: str) -> Input:
+    """Check the declared kind of scores: it is never guessed from the values."""
+    if kind not in get_args(Input):
+        raise ValueError(f'Expected input="logits" or input="probs", got {kind!r}.')
+    return kind  # type: ignore[return-value]
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Check an option that has a closed list of values."""
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return value
+
+
+def check_temperature(temperature: float) -> float:
+    """Check that a temperature is positive and finite."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"Expected a finite temperature > 0, got {temperature}.")
+    return float(temperature)
+
+
+def check_gamma(gamma: float) -> float:
+    """Check that a focal parameter lies where the focal calibration map exists."""
+    if not (math.isfinite(gamma) and gamma >= -1):
+        raise ValueError(
+            f"Expected a finite gamma >= -1, got {gamma}. Below -1 the focal calibration map has a pole."
+        )
+    return float(gamma)
+
+
+def as_array(values: Any, name: str) -> NDArray[Any]:
+    """Turn NumPy arrays, lists, pandas, polars, Arrow and CPU torch tensors into one ndarray."""
+    if hasattr(values, "tocsr"):
+        raise TypeError(f"Expected {name} to be dense, got a sparse matrix. Call .toarray() first.")
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"Expected {name} without a mask, got a masked array. Drop the masked rows first.")
+    if hasattr(values, "detach"):
+        values = values.detach()
+    elif type(values).__module__.partition(".")[0] == "pyarrow" and hasattr(values, "combine_chunks"):
+        values = values.to_pandas() if hasattr(values, "columns") else values.to_numpy()
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected {name} as an array, a data frame, an Arrow table or a CPU tensor, got "
+            f"{type(values).__name__}: {error}. Pass rows of equal length, on the CPU, in float16, 32 or 64."
+        ) from error
+
+
+def as_scores(X: Any, name: str = "X") -> NDArray[Any]:
+    """Return scores as float16/32/64 of shape (n, K), or (n,) for the score of the second of two classes."""
+    scores = as_array(X, name)
+    if scores.dtype.kind == "O":
+        try:
+            scores = scores.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Expected {name} to be numeric, got values that are not: {error}.") from error
+    if scores.dtype.kind == "c":
+        raise ValueError(f"Expected {name} to be real. Complex data not supported: got {scores.dtype}.")
+    if scores.dtype.kind not in "fiub":
+        raise TypeError(f"Expected {name} to be numeric, got dtype {scores.dtype}.")
+    if scores.ndim == 2 and scores.shape[1] == 1:
+        scores = scores[:, 0]
+    if scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] == 0):
+        raise ValueError(
+            f"Expected {name} of shape (n, K), one column a class, or (n,) for two classes, got shape "
+            f"{scores.shape} (0 feature(s) or too many axes). Reshape your data to one row a sample."
+        )
+    if scores.shape[0] == 0:
+        raise ValueError(f"Expected {name} with at least one row, got 0 sample(s) (shape={scores.shape}).")
+    if scores.dtype not in (np.float16, np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    return scores
+
+
+def class_count(scores: NDArray[Any]) -> int:
+    """Return the number of classes K that an array of scores stands for."""
+    return 2 if scores.ndim == 1 else scores.shape[1]
+
+
+def check_scores(scores: NDArray[Any], kind: Input, name: str = "X") -> None:
+    """Check every value, block by block: NaN, infinities, probabilities outside [0, 1], row sums."""
+    for rows in row_slices(len(scores), class_count(scores)):
+        _check_block(scores[rows], kind, name, rows.start)
+
+
+def _check_block(block: NDArray[Any], kind: Input, name: str, first: int) -> None:
+    low, high = float(block.min()), float(block.max())
+    if math.isnan(low) or math.isnan(high):
+        row = first + int(np.flatnonzero(np.isnan(block).reshape(len(block), -1).any(axis=1))[0])
+        raise ValueError(f"Expected {name} without NaN, got NaN in row {row}. Drop or repair that row.")
+    if kind == "probs":
+        _check_probabilities(block, low, high, name, first)
+    elif high == math.inf:
+        raise ValueError(f"Expected {name} below +inf (infinity), got +inf. Only -inf has a meaning: masked.")
+    elif low == -math.inf:
+        masked = block == -math.inf if block.ndim == 1 else (block == -math.inf).all(axis=1)
+        if masked.any():
+            row = first + int(np.flatnonzero(masked)[0])
+            raise ValueError(f"Expected a finite logit in every row of {name}, got only -inf in row {row}.")
+
+
+def _check_probabilities(block: NDArray[Any], low: float, high: float, name: str, first: int) -> None:
+    tolerance = _SUM_TOLERANCE[block.dtype.name]
+    if low < 0 or high > 1 + tolerance:
+        raise ValueError(
+            f"Expected {name} in [0, 1], got min={low:.6g}, max={high:.6g}. "
+            'If these are logits, pass input="logits".'
+        )
+    if block.ndim == 2:
+        sums = block.sum(axis=1, dtype=np.float64)
+        worst = int(np.abs(sums - 1).argmax())
+        if abs(sums[worst] - 1) > tolerance:
+            raise ValueError(
+                f"Expected each row of {name} to sum to 1 (within {tolerance:g}), got {sums[worst]:.6g} in "
+                f'row {first + worst}. Normalise the rows, or pass input="logits" if these are logits.'
+            )
+
+
+def to_logits(block: NDArray[Any], kind: Input) -> NDArray[Any]:
+    """Return a block as logits (b, K) in float32 or float64; never a view that may be written to.
+
+    Probabilities become their logarithms (floored at `PROBABILITY_FLOOR`); (b,) becomes two columns.
+    """
+    block = block.astype(np.float64 if block.dtype == np.float64 else np.float32, copy=False)
+    if kind == "logits":
+        return np.stack([np.zeros_like(block), block], axis=1) if block.ndim == 1 else block
+    if block.ndim == 1:
+        # 1 - p is exact in float64 for every float32 p
+        wide = np.clip(block.astype(np.float64), 0, 1)
+        block = np.stack([1 - wide, wide], axis=1)
+    return np.log(np.maximum(block, block.dtype.type(PROBABILITY_FLOOR)))
+
+
+def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
+    """Return weights of shape (n,), finite, non-negative and not all zero; None stays None."""
+    if sample_weight is None:
+        return None
+    weights = as_array(sample_weight, "sample_weight")
+    if weights.ndim == 0 and weights.dtype.kind in "fiu":
+        weights = np.full(n, float(weights))
+    if weights.dtype.kind not in "fiub" or weights.ndim != 1:
+        raise ValueError(
+            f"Expected sample_weight as numbers of shape (n,), got dtype {weights.dtype}, shape {weights.shape}. "
+            "Sample weights must be 1D array or scalar."
+        )
+    check_lengths(n, weights, "sample_weight")
+    low, high = float(weights.min()), float(weights.max())
+    if not (math.isfinite(low) and math.isfinite(high)) or low < 0:
+        raise ValueError(f"Expected sample_weight finite and >= 0, got min={low:.6g}, max={high:.6g}.")
+    if high == 0:
+        raise ValueError("Expected some sample_weight above 0, got only zeros.")
+    return weights
+
+
+def check_lengths(n: int, other: Sized, name: str) -> None:
+    """Check that labels or weights have one entry a row."""
+    if len(other) != n:
+        raise ValueError(
+            f"Expected {name} with one entry for each of the {n} rows of X, got {len(other)}: "
+            "inconsistent numbers of samples."
+        )
