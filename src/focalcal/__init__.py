@@ -29,7 +29,7 @@ _HOME = {
     "Estimate": "estimate",
     "Evaluation": "metrics",
     "ReliabilityDisplay": "plots",
-    "report": "report",
+    "report": "reporting",
     "open_scores": "sources",
     "CalibrationWarning": "_validate",
 }

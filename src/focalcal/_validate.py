@@ -168,7 +168,7 @@ def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
         weights = np.full(n, float(weights))
     if weights.dtype.kind not in "fiub" or weights.ndim != 1:
         raise ValueError(
-            f"Expected sample_weight as numbers of shape (n,), got dtype {weights.dtype}, shape {weights.shape}. "
+            f"Expected sample_weight as numbers of shape (n,), got {weights.dtype} of shape {weights.shape}. "
             "Sample weights must be 1D array or scalar."
         )
     check_lengths(n, weights, "sample_weight")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import reduce
+from itertools import pairwise
 from typing import Any, Protocol, Self, TypeVar
 
 #: Elements of one block: its temporaries stay in a core's cache.
@@ -56,7 +57,7 @@ def map_sum(function: Callable[[slice], T], n: int, n_classes: int, executor: Ex
     bounds = [n * task // _TASKS for task in range(_TASKS + 1)]
     futures = [
         executor.submit(_sum_run, function, low, high, n_classes)
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in pairwise(bounds)
         if high > low
     ]
     return reduce(lambda a, b: a + b, (future.result() for future in futures))

@@ -1,0 +1,1 @@
+"""Calibrators: fitted maps from scores to trustworthy log-probabilities."""

@@ -1,0 +1,1 @@
+"""Write the report: one self-contained HTML file."""
