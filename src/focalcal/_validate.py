@@ -55,6 +55,20 @@ def check_gamma(gamma: float) -> float:
     return float(gamma)
 
 
+def check_level(level: float) -> float:
+    """Check the coverage that an interval aims at."""
+    if not 0 < level < 1:
+        raise ValueError(f"Expected level between 0 and 1, e.g. 0.95, got {level}.")
+    return float(level)
+
+
+def check_bins(bins: int) -> int:
+    """Check a number of bins."""
+    if isinstance(bins, bool) or int(bins) != bins or bins < 1:
+        raise ValueError(f"Expected bins to be a whole number >= 1, got {bins!r}.")
+    return int(bins)
+
+
 def as_array(values: Any, name: str) -> NDArray[Any]:
     """Turn NumPy arrays, lists, pandas, polars, Arrow and CPU torch tensors into one ndarray."""
     if hasattr(values, "tocsr"):
@@ -108,10 +122,11 @@ def class_count(scores: NDArray[Any]) -> int:
 def check_scores(scores: NDArray[Any], kind: Input, name: str = "X") -> None:
     """Check every value, block by block: NaN, infinities, probabilities outside [0, 1], row sums."""
     for rows in row_slices(len(scores), class_count(scores)):
-        _check_block(scores[rows], kind, name, rows.start)
+        check_block(scores[rows], kind, name, rows.start)
 
 
-def _check_block(block: NDArray[Any], kind: Input, name: str, first: int) -> None:
+def check_block(block: NDArray[Any], kind: Input, name: str, first: int) -> None:
+    """Check the values of one block, whose first row is row `first` of the whole."""
     low, high = float(block.min()), float(block.max())
     if math.isnan(low) or math.isnan(high):
         row = first + int(np.flatnonzero(np.isnan(block).reshape(len(block), -1).any(axis=1))[0])
