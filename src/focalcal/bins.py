@@ -1,0 +1,184 @@
+"""Bins of confidence as sums that merge, and the one contract for where a confidence falls.
+
+Bins are half open, (l, u]: a confidence on an edge belongs to the bin below it, 0 belongs to the first
+bin and 1 to the last. The edges are rounded to the precision the confidences were stored in before
+anything is compared, so that ``float32(0.2)``, which is 0.200000003, falls where 0.2 falls on paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BinSums:
+    """Sums over the rows that fall in each bin; adding two merges their rows.
+
+    Everything is float64, so a count is exact up to 9e15 rows. The last axis is the bin; class-wise sums
+    have a leading axis for the class.
+
+    Attributes
+    ----------
+    edges : ndarray of shape (B + 1,)
+        Bin b is ``(edges[b], edges[b + 1]]``.
+    count : ndarray of shape (..., B)
+        Rows.
+    weight, weight_squared : ndarray of shape (..., B)
+        Sum of the weights w, and of w².
+    confidence, hit : ndarray of shape (..., B)
+        Sum of w times the confidence, and of w where the row was a hit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sums = bin_rows(np.array([0.95, 1.0]), np.array([1.0, 1.0]), None, equal_width_edges(15))
+    >>> round(float(sums.gap_sum), 12), int((sums + sums).count.sum())
+    (0.025, 4)
+    """
+
+    edges: Array
+    count: Array
+    weight: Array
+    weight_squared: Array
+    confidence: Array
+    hit: Array
+
+    def __add__(self, other: Self) -> Self:
+        if self.edges is not other.edges and not np.array_equal(self.edges, other.edges):
+            raise ValueError("Expected bin sums over the same edges, got different edges. Bin both alike.")
+        names = [field.name for field in fields(self)[1:]]
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @property
+    def mean_confidence(self) -> Array:
+        """Weighted mean confidence of each bin; NaN in an empty bin."""
+        return _ratio(self.confidence, self.weight)
+
+    @property
+    def hit_rate(self) -> Array:
+        """Weighted share of hits of each bin; NaN in an empty bin."""
+        return _ratio(self.hit, self.weight)
+
+    @property
+    def share(self) -> Array:
+        """Share of the total weight that each bin holds (sums to 1 over the bins)."""
+        return self.weight / self.weight.sum(axis=-1, keepdims=True)
+
+    @property
+    def effective_count(self) -> Array:
+        """Rows of equal weight that would have the same variance, (Σw)²/Σw²; NaN in an empty bin."""
+        return _ratio(self.weight**2, self.weight_squared)
+
+    @property
+    def gap(self) -> Array:
+        """Σ w(confidence − hit) of each bin over the total weight: positive means over-confident."""
+        return (self.confidence - self.hit) / self.weight.sum(axis=-1, keepdims=True)
+
+    @property
+    def gap_sum(self) -> Array:
+        """The binned L1 calibration error, Σ_b |gap_b|, of each leading index."""
+        return np.asarray(np.abs(self.gap).sum(axis=-1))
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return the edges and the sums as plain lists."""
+        return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+
+
+def equal_width_edges(bins: int, dtype: Any = np.float64) -> Array:
+    """Return the edges 0, 1/bins, …, 1 rounded to `dtype` and held as float64, shape (bins + 1,)."""
+    exact = np.arange(bins + 1) / bins
+    return exact.astype(dtype).astype(np.float64)
+
+
+def equal_mass_edges(confidence: NDArray[Any], weight: NDArray[Any] | None, bins: int) -> Array:
+    """Return edges between which the weight is as equal as ties allow, shape (at most bins + 1,).
+
+    The upper edge of bin j is the smallest confidence up to which at least j/bins of the weight lies.
+    Equal confidences are never parted: where they span several bins, those bins become one.
+
+    Examples
+    --------
+    >>> equal_mass_edges(np.array([0.5, 0.6, 0.6, 0.6, 0.7, 0.9]), None, 3)
+    array([0. , 0.6, 1. ])
+    """
+    n = len(confidence)
+    if weight is None:
+        ranks = -(-np.arange(1, bins) * n // bins) - 1  # ceil(j n / bins), counted from 0
+        upper = np.partition(confidence, np.unique(ranks))[ranks]
+    else:
+        order = np.argsort(confidence, kind="stable")
+        mass = np.cumsum(weight[order], dtype=np.float64)
+        # the tolerance forgives the rounding of the running sum
+        targets = np.arange(1, bins) * mass[-1] / bins * (1 - 1e-12)
+        upper = confidence[order[np.searchsorted(mass, targets)]]
+    largest = confidence.max() if weight is None else confidence[weight > 0].max()
+    inner = np.unique(upper.astype(np.float64))
+    return np.concatenate([[0.0], inner[(inner > 0) & (inner < largest)], [1.0]])
+
+
+def find_bin(confidence: NDArray[Any], edges: Array) -> NDArray[np.intp]:
+    """Return the bin of each confidence; below the first edge or above the last counts as in them."""
+    return np.searchsorted(edges[1:-1], confidence, side="left")
+
+
+def bin_rows(
+    confidence: NDArray[Any], hit: NDArray[Any], weight: NDArray[Any] | None, edges: Array
+) -> BinSums:
+    """Sum rows into bins: one confidence and one hit (0 or 1) a row."""
+    bins = len(edges) - 1
+    place = find_bin(confidence, edges)
+    count = np.bincount(place, minlength=bins).astype(np.float64)
+    if weight is None:
+        total = squared = count
+        confidence = np.bincount(place, confidence, bins)
+        hit = np.bincount(place, hit, bins)
+    else:
+        weight = weight.astype(np.float64, copy=False)
+        total = np.bincount(place, weight, bins)
+        squared = np.bincount(place, weight**2, bins)
+        confidence = np.bincount(place, weight * confidence, bins)
+        hit = np.bincount(place, weight * hit, bins)
+    return BinSums(edges, count, total, squared, confidence, hit)
+
+
+def bin_classes(
+    probs: NDArray[Any], codes: NDArray[np.intp], weight: NDArray[Any] | None, edges: Array
+) -> BinSums:
+    """Sum the probability of every class into that class's bins; shape (K, B). Empties `probs`.
+
+    Few probabilities of a row exceed the first edge (fewer than B of them can), so only those are
+    placed one by one; the rest of each column is summed where it stands.
+    """
+    n, n_classes = probs.shape
+    bins = len(edges) - 1
+    w = np.ones(n) if weight is None else weight.astype(np.float64, copy=False)
+    label_cell = codes * bins + find_bin(probs[np.arange(n), codes], edges)
+    large = probs > float(edges[1]) if bins > 1 else np.zeros(probs.shape, np.bool_)
+    row, column = np.nonzero(large)
+    values = probs[row, column]
+    cell = column * bins + find_bin(values, edges)
+    probs[row, column] = 0
+
+    def tally(values: Array | None, cells: NDArray[np.intp] = cell) -> Array:
+        return np.bincount(cells, values, n_classes * bins).reshape(n_classes, bins).astype(np.float64)
+
+    count, confidence = tally(None), tally(w[row] * values)
+    count[:, 0] = n - count.sum(axis=1)
+    confidence[:, 0] = w @ probs.astype(np.float64, copy=False)
+    hit = tally(w, label_cell)
+    if weight is None:
+        return BinSums(edges, count, count, count, confidence, hit)
+    total, squared = tally(w[row]), tally(w[row] ** 2)
+    small = (~large).astype(np.float64)
+    total[:, 0], squared[:, 0] = w @ small, w**2 @ small
+    return BinSums(edges, count, total, squared, confidence, hit)

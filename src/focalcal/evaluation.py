@@ -1,0 +1,168 @@
+"""All metrics of one set of predictions, as one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+from focalcal._validate import check_bins, check_level, class_count
+from focalcal.bins import BinSums
+from focalcal.estimate import Estimate
+from focalcal.judging import judge
+from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
+
+_TITLES = {
+    "nll": "NLL (nats)",
+    "brier": "Brier score",
+    "accuracy": "accuracy",
+    "ece": "ECE",
+    "ece_equal_mass": "ECE, equal mass",
+    "classwise_ece": "class-wise ECE",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Mapping[str, Estimate]):
+    """Every metric of one set of predictions, with intervals: a mapping from name to `Estimate`.
+
+    Attributes
+    ----------
+    metrics : dict of str to Estimate
+        "nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece".
+    n, n_classes : int
+        Rows and classes.
+    bins : BinSums
+        The sums behind the reliability diagram of the top class (equal-width bins).
+
+    Examples
+    --------
+    >>> result = evaluate([0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75])
+    >>> result["accuracy"].value, result["ece"].value, round(result["nll"].value, 4)
+    (1.0, 0.25, 0.2877)
+    """
+
+    metrics: dict[str, Estimate]
+    n: int
+    n_classes: int
+    bins: BinSums
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self.metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: metrics, n, n_classes, bins; a number that is not finite is None."""
+        metrics = {name: estimate.to_dict() for name, estimate in self.metrics.items()}
+        bins = self.bins.to_dict()
+        return {"n": self.n, "n_classes": self.n_classes, "metrics": _finite(metrics), "bins": bins}
+
+    def __str__(self) -> str:
+        level = next(iter(self.metrics.values())).level
+        head = f"{'':16} {'value':>8} {f'{level:.0%} interval':>20} {'stderr':>8}"
+        rows = [_row(_TITLES.get(name, name), estimate) for name, estimate in self.metrics.items()]
+        return "\n".join([head, *rows, f"n = {self.n}, {self.n_classes} classes"])
+
+    __repr__ = __str__
+
+
+def _row(title: str, e: Estimate) -> str:
+    return f"{title:16} {e.value:8.4f} {f'[{e.low:.4f}, {e.high:.4f}]':>20} {e.stderr:8.4f}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def evaluate(
+    y_true: Any,
+    y_prob: Any,
+    sample_weight: Any = None,
+    *,
+    input: str = "probs",
+    classes: Any = None,
+    bins: int = 15,
+    level: float = 0.95,
+    executor: Executor | None = None,
+) -> Evaluation:
+    """Judge predictions: NLL, Brier score, accuracy and calibration errors, each with an interval.
+
+    Parameters
+    ----------
+    y_true : array_like of shape (n,)
+        Labels: column numbers, booleans or names.
+    y_prob : array_like of shape (n, K), (n,) or (n, 1)
+        Probabilities, or logits where `input` says so. One column is the second of two classes.
+    sample_weight : array_like of shape (n,), optional
+        Non-negative weights.
+    input : {"probs", "logits"}
+        What `y_prob` holds; never guessed. Log-probabilities may be passed as logits.
+    classes : array_like of shape (K,), optional
+        The class of each column, where the labels do not tell.
+    bins : int
+        Bins of the calibration errors and of the reliability diagram.
+    level : float
+        Coverage of the intervals.
+    executor : concurrent.futures.Executor, optional
+        Where blocks of rows are summed; threads by default.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        If values, shapes, labels or weights cannot be right; the message says which row or value.
+
+    Warns
+    -----
+    CalibrationWarning
+        If a label was given no chance: probability 0, or a logit of −inf (then the NLL is infinite).
+
+    See Also
+    --------
+    nll, brier, accuracy, ece, classwise_ece : the metrics one by one, with their conventions.
+
+    Notes
+    -----
+    One pass over the rows in blocks; beyond it, one confidence a row is kept for the equal-mass bins.
+
+    Examples
+    --------
+    >>> result = evaluate(["a", "b", "b", "b"], [0.5, 0.5, 0.5, 1.0])
+    >>> result["brier"].value, result["accuracy"].value
+    (0.375, 0.5)
+    """
+    bins, level = check_bins(bins), check_level(level)
+    sums, task = judge(
+        y_true,
+        y_prob,
+        sample_weight,
+        input,
+        classes,
+        bins=bins,
+        with_classes=True,
+        with_confidence=True,
+        executor=executor,
+    )
+    n = len(task.codes)
+    assert sums.classwise is not None
+    metrics = {
+        "nll": estimate_mean(sums.nll, n, level),
+        "brier": estimate_mean(sums.brier, n, level),
+        "accuracy": estimate_share(sums.accuracy, n, level),
+        "ece": estimate_gap_sum(sums.top, n, level),
+        "ece_equal_mass": estimate_gap_sum(sums.equal_mass(task.weight, bins), n, level),
+        "classwise_ece": estimate_gap_sum(sums.classwise, n, level),
+    }
+    return Evaluation(metrics, n, class_count(task.scores), sums.top)

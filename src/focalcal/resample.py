@@ -1,0 +1,64 @@
+"""Intervals from merged sums alone: their cost does not depend on the number of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from focalcal._validate import check_level
+from focalcal.bins import Array, BinSums
+from focalcal.estimate import Estimate
+from focalcal.moments import MeanSums
+
+
+def wilson_interval(rate: Any, count: Any, level: float = 0.95) -> tuple[Array, Array]:
+    """Return Wilson's score interval for a share of hits.
+
+    Parameters
+    ----------
+    rate : array_like
+        Observed shares, in [0, 1]; NaN gives NaN.
+    count : array_like
+        Rows behind each share; with weights, the effective count (Σw)²/Σw².
+    level : float
+        Coverage aimed at.
+
+    Returns
+    -------
+    low, high : ndarray
+
+    Examples
+    --------
+    >>> low, high = wilson_interval(0.5, 100)
+    >>> round(float(low), 4), round(float(high), 4)
+    (0.4038, 0.5962)
+    """
+    rate, count = np.asarray(rate, np.float64), np.asarray(count, np.float64)
+    z = float(ndtri(0.5 + check_level(level) / 2))
+    scale = 1 + z**2 / count
+    centre = (rate + z**2 / (2 * count)) / scale
+    half = z * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / scale
+    # at 0 and 1 the ends are exact, not a rounding error away
+    return np.where(rate == 0, 0.0, centre - half), np.where(rate == 1, 1.0, centre + half)
+
+
+def estimate_mean(sums: MeanSums, n: int, level: float) -> Estimate:
+    """Return a weighted mean with its standard error and normal interval (scores are never below 0)."""
+    value, stderr = sums.mean, sums.stderr
+    half = float(ndtri(0.5 + level / 2)) * stderr
+    high = value + half if np.isfinite(value) else value
+    return Estimate(value, stderr, max(value - half, 0.0) if half == half else half, high, n, "normal", level)
+
+
+def estimate_share(sums: MeanSums, n: int, level: float) -> Estimate:
+    """Return a weighted share with its standard error and Wilson's interval."""
+    low, high = wilson_interval(sums.mean, sums.effective_count, level)
+    return Estimate(sums.mean, sums.stderr, float(low), float(high), n, "wilson", level)
+
+
+def estimate_gap_sum(sums: BinSums, n: int, level: float) -> Estimate:
+    """Return the mean binned L1 calibration error; placeholder."""
+    value = float(sums.gap_sum.mean())
+    return Estimate(value, float("nan"), float("nan"), float("nan"), n, "none", level)
