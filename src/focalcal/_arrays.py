@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from focalcal._columns import choose_column
 from focalcal._files import format_of
-from focalcal._tables import import_duckdb, reading
+from focalcal._tables import import_duckdb, rows_where
 from focalcal._validate import Input
 
 
@@ -58,19 +58,13 @@ def column_of(arrays: Mapping[str, NDArray[Any]], key: str, n: int, option: str)
     return array
 
 
-def rows_where(arrays: Mapping[str, NDArray[Any]], n: int, where: str, path: str) -> NDArray[Any]:
+def kept_rows(arrays: Mapping[str, NDArray[Any]], n: int, where: str, path: str) -> NDArray[Any]:
     """Return the numbers of the rows that satisfy an SQL condition over the one-dimensional arrays."""
-    duckdb = import_duckdb()
+    import_duckdb()
     import pyarrow as pa
 
-    flat = {key: array for key, array in arrays.items() if array.shape == (n,)}
-    number = "__row"
-    while number in flat:
-        number += "_"
-    table = pa.table({**{key: pa.array(array) for key, array in flat.items()}, number: np.arange(n)})
-    with reading([path], where), duckdb.connect() as connection:
-        rows = connection.from_arrow(table).filter(where).select(number).to_arrow_table()
-    kept: NDArray[Any] = rows.column(0).to_numpy()
+    flat = {key: pa.array(array) for key, array in arrays.items() if array.shape == (n,)}
+    kept = rows_where(pa.table(flat), where, path)
     if len(kept) == 0:
         raise ValueError(f"Expected at least one row in {path!r} with where {where!r}, got 0.")
-    return np.sort(kept)
+    return kept

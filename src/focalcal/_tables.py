@@ -117,6 +117,16 @@ class Table:
             first = self.relation.select(quote(column)).limit(1).fetchall()
         return bool(first) and str(first[0][0]).lstrip().startswith("[")
 
+    def header(self) -> list[str]:
+        """Return the names as the first line of a CSV has them: DuckDB renames those it finds twice."""
+        with reading(self.paths):
+            line = _csv(self.connection, self.paths[:1], header=False, all_varchar=True).limit(1).fetchall()
+        written = [name or "" for name in line[0]] if line else []
+        renamed = len(written) == len(self.names) and all(
+            name.casefold().startswith(raw.casefold()) for name, raw in zip(self.names, written)
+        )
+        return written if renamed else list(self.names)
+
     def _source(self, column: str, where: str | None) -> str:
         return f"__text_{self.names.index(column)}" if self.is_text and where else quote(column)
 
@@ -155,14 +165,38 @@ def open_table(paths: Sequence[str]) -> Table:
 def _csv(connection: Any, paths: Sequence[str], **options: Any) -> Any:
     return connection.read_csv(
         [glob.escape(path) for path in paths],
-        header=True,
         quotechar='"',
         escapechar='"',
         allow_quoted_nulls=False,
         union_by_name=True,
         hive_partitioning=False,
-        **options,
+        **({"header": True} | options),
     )
+
+
+def rows_where(table: Any, where: str, path: str) -> NDArray[Any]:
+    """Return the numbers, in order, of the rows of an Arrow table that satisfy an SQL condition."""
+    duckdb = import_duckdb()
+    import pyarrow as pa
+
+    number = "__row"
+    while number in table.column_names:
+        number += "_"
+    schema = pa.schema([(field.name, _known_to_duckdb(field.type)) for field in table.schema])
+    numbered = table.cast(schema).append_column(number, [np.arange(table.num_rows)])
+    with reading([path], where), duckdb.connect() as connection:
+        rows = connection.from_arrow(numbered).filter(where).select(number).to_arrow_table()
+    kept: NDArray[Any] = rows.column(0).to_numpy()
+    return np.sort(kept)
+
+
+def _known_to_duckdb(kind: Any) -> Any:
+    """Return an Arrow type with float32 in the place of float16, which DuckDB does not take from Arrow."""
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_known_to_duckdb(kind.value_type))
+    return pa.float32() if pa.types.is_float16(kind) else kind
 
 
 @contextmanager

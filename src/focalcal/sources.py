@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._arrays import column_of, find_key, read_arrays, rows_where
+from focalcal._arrays import column_of, find_key, kept_rows, read_arrays
 from focalcal._columns import choose_column, choose_columns, matched_parts, parse_labels, resolve_classes
 from focalcal._files import find_paths, format_of
 from focalcal._tables import BATCH_ELEMENTS, Table, open_table, quote, score_block
@@ -121,7 +121,7 @@ def open_scores(
     ('logits', 2, array([0, 1]))
     """
     paths = find_paths(path)
-    chosen, kind = _declared(logits, probs)
+    chosen, kind = declared(logits, probs)
     wanted = Wanted(chosen, kind, label, weight, where, classes)
     if format_of(paths[0]) in ("npz", "npy"):
         return _from_arrays(paths[0], wanted)
@@ -150,9 +150,10 @@ class Columns:
     matched: list[str] | None
 
 
-def _declared(
+def declared(
     logits: str | Sequence[str] | None, probs: str | Sequence[str] | None
 ) -> tuple[str | Sequence[str] | None, Input | None]:
+    """Return the columns asked for and what they were declared to hold."""
     if logits is not None and probs is not None:
         raise ValueError("Expected either logits or probs, got both. A model's scores are one or the other.")
     if logits is not None:
@@ -283,7 +284,7 @@ def _from_arrays(path: str, wanted: Wanted) -> Scores:
     y = None if label is None else _labels_of(column_of(arrays, label, n, "label"), False)
     weight = None if wanted.weight is None else column_of(arrays, wanted.weight, n, "weight")
     if wanted.where:
-        rows = rows_where(arrays, n, wanted.where, path)
+        rows = kept_rows(arrays, n, wanted.where, path)
         X, y, weight = (None if a is None else a[rows] for a in (X, y, weight))  # type: ignore[assignment]
     classes: Any = wanted.classes
     if classes is None and "classes" in arrays and arrays["classes"].ndim == 1:
