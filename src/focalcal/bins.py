@@ -68,7 +68,8 @@ class BinSums:
     @property
     def share(self) -> Array:
         """Share of the total weight that each bin holds (sums to 1 over the bins)."""
-        return self.weight / self.weight.sum(axis=-1, keepdims=True)
+        share: Array = self.weight / self.weight.sum(axis=-1, keepdims=True)
+        return share
 
     @property
     def effective_count(self) -> Array:
@@ -78,7 +79,8 @@ class BinSums:
     @property
     def gap(self) -> Array:
         """Σ w(confidence − hit) of each bin over the total weight: positive means over-confident."""
-        return (self.confidence - self.hit) / self.weight.sum(axis=-1, keepdims=True)
+        gap: Array = (self.confidence - self.hit) / self.weight.sum(axis=-1, keepdims=True)
+        return gap
 
     @property
     def gap_sum(self) -> Array:
@@ -91,7 +93,8 @@ class BinSums:
 
 
 def _ratio(top: Array, bottom: Array) -> Array:
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    ratio: Array = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return ratio
 
 
 def equal_width_edges(bins: int, dtype: Any = np.float64) -> Array:
@@ -137,18 +140,18 @@ def bin_rows(
     """Sum rows into bins: one confidence and one hit (0 or 1) a row."""
     bins = len(edges) - 1
     place = find_bin(confidence, edges)
-    count = np.bincount(place, minlength=bins).astype(np.float64)
+    count = tally(place, None, bins)
     if weight is None:
-        total = squared = count
-        confidence = np.bincount(place, confidence, bins)
-        hit = np.bincount(place, hit, bins)
-    else:
-        weight = weight.astype(np.float64, copy=False)
-        total = np.bincount(place, weight, bins)
-        squared = np.bincount(place, weight**2, bins)
-        confidence = np.bincount(place, weight * confidence, bins)
-        hit = np.bincount(place, weight * hit, bins)
-    return BinSums(edges, count, total, squared, confidence, hit)
+        return BinSums(edges, count, count, count, tally(place, confidence, bins), tally(place, hit, bins))
+    w = weight.astype(np.float64, copy=False)
+    values = (w, w**2, w * confidence, w * hit)
+    return BinSums(edges, count, *(tally(place, value, bins) for value in values))
+
+
+def tally(place: NDArray[np.intp], values: NDArray[Any] | None, size: int) -> Array:
+    """Sum values by place, in float64; without values, count them."""
+    sums: Array = np.bincount(place, values, size).astype(np.float64, copy=False)
+    return sums
 
 
 def bin_classes(
@@ -169,16 +172,16 @@ def bin_classes(
     cell = column * bins + find_bin(values, edges)
     probs[row, column] = 0
 
-    def tally(values: Array | None, cells: NDArray[np.intp] = cell) -> Array:
-        return np.bincount(cells, values, n_classes * bins).reshape(n_classes, bins).astype(np.float64)
+    def by_cell(values: NDArray[Any] | None, cells: NDArray[np.intp] = cell) -> Array:
+        return tally(cells, values, n_classes * bins).reshape(n_classes, bins)
 
-    count, confidence = tally(None), tally(w[row] * values)
+    count, confidence = by_cell(None), by_cell(w[row] * values)
     count[:, 0] = n - count.sum(axis=1)
     confidence[:, 0] = w @ probs.astype(np.float64, copy=False)
-    hit = tally(w, label_cell)
+    hit = by_cell(w, label_cell)
     if weight is None:
         return BinSums(edges, count, count, count, confidence, hit)
-    total, squared = tally(w[row]), tally(w[row] ** 2)
+    total, squared = by_cell(w[row]), by_cell(w[row] ** 2)
     small = (~large).astype(np.float64)
     total[:, 0], squared[:, 0] = w @ small, w**2 @ small
     return BinSums(edges, count, total, squared, confidence, hit)

@@ -11,7 +11,7 @@ from typing import Any
 from focalcal._validate import check_bins, check_level, class_count
 from focalcal.bins import BinSums
 from focalcal.estimate import Estimate
-from focalcal.judging import judge
+from focalcal.judging import judge, warn_of_impossible
 from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
 
 _TITLES = {
@@ -156,6 +156,7 @@ def evaluate(
         executor=executor,
     )
     n = len(task.codes)
+    warn_of_impossible(sums, n)
     assert sums.classwise is not None
     metrics = {
         "nll": estimate_mean(sums.nll, n, level),

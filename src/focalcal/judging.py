@@ -186,7 +186,7 @@ def judge(
     with_confidence: bool = False,
     executor: Executor | None = None,
 ) -> tuple[Judged, Pass]:
-    """Check the input, sum over its rows in one pass, and warn of labels that were given no chance."""
+    """Check the input and sum over its rows in one pass."""
     declared = check_input(kind)
     scores = as_scores(y_prob, "y_prob")
     n, n_classes = len(scores), class_count(scores)
@@ -195,6 +195,11 @@ def judge(
     weight = check_weights(sample_weight, n)
     task = Pass(scores, codes, weight, declared, bins, with_classes, with_confidence)
     sums = map_sum(task, n, n_classes, executor)
+    return sums, task
+
+
+def warn_of_impossible(sums: Judged, n: int) -> None:
+    """Warn the caller's caller of labels that were given no chance, which decide the NLL."""
     if sums.floored:
         warnings.warn(
             f"{sums.floored} of {n} rows give their label a probability below {PROBABILITY_FLOOR:g}; each "
@@ -209,4 +214,3 @@ def judge(
             CalibrationWarning,
             stacklevel=3,
         )
-    return sums, task

@@ -7,7 +7,7 @@ from typing import Any
 from focalcal._validate import check_bins, check_choice, check_level
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation, evaluate
-from focalcal.judging import judge
+from focalcal.judging import judge, warn_of_impossible
 from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
 
 __all__ = ["Evaluation", "accuracy", "brier", "classwise_ece", "ece", "evaluate", "nll"]
@@ -47,6 +47,7 @@ def nll(
     """
     check_level(level)
     sums, task = judge(y_true, y_prob, sample_weight, input, classes)
+    warn_of_impossible(sums, len(task.codes))
     return estimate_mean(sums.nll, len(task.codes), level)
 
 
@@ -181,7 +182,7 @@ def classwise_ece(
     bins: int = 15,
     level: float = 0.95,
 ) -> Estimate:
-    """Compute the class-wise ECE: the mean over classes of Σ_b |mean probability − class frequency| × share of bin b.
+    """Compute the class-wise ECE: the mean over classes of Σ_b share_b |probability_b − rate_b|.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from focalcal._validate import check_level
 from focalcal.bins import Array, BinSums
 from focalcal.estimate import Estimate
+from focalcal.gap_interval import gap_sum_interval
 from focalcal.moments import MeanSums
 
 
@@ -59,6 +60,27 @@ def estimate_share(sums: MeanSums, n: int, level: float) -> Estimate:
 
 
 def estimate_gap_sum(sums: BinSums, n: int, level: float) -> Estimate:
-    """Return the mean binned L1 calibration error; placeholder."""
+    """Return a binned L1 calibration error, plug-in, with an interval for the population's binned error.
+
+    Parameters
+    ----------
+    sums : BinSums
+        Sums of shape (B,), or (K, B) to be averaged over classes.
+    n : int
+        Rows.
+    level : float
+        Coverage aimed at.
+
+    Returns
+    -------
+    Estimate
+        `value` is the textbook plug-in, biased upward in small samples; the interval is not, so it may lie
+        below the value. `stderr` is the plug-in's standard deviation, NaN for one row.
+
+    Notes
+    -----
+    The interval inverts a test (`focalcal.gap_interval`), from the bin sums alone and without random numbers.
+    """
     value = float(sums.gap_sum.mean())
-    return Estimate(value, float("nan"), float("nan"), float("nan"), n, "none", level)
+    stderr, low, high = gap_sum_interval(sums, level)
+    return Estimate(value, stderr if n > 1 else float("nan"), low, high, n, "inverted test", level)
