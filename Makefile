@@ -1,0 +1,48 @@
+# Every target does its own set-up in .venv; all it takes is Python 3.11 or newer and make.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## Show what there is to make
+	@echo "make demo    the main job on real data, no file needed: prints the verdict, writes report.html"
+	@echo "make test    every check: ruff, mypy, pytest"
+	@echo "make lint    ruff and mypy only"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make clean   remove .venv and what the other targets made"
+
+demo: $(VENV)/.demo ## Train, calibrate and judge a small network on handwritten digits
+	@$(BIN)/focalcal demo --output-dir focalcal-demo
+
+test: lint ## Run every check; the tests come last
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) focalcal-demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp for each set of extras: the second run installs nothing.
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing focalcal[$*] into $(VENV) (once) ..."
+	@$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "focalcal needs Python 3.11 or newer, and none was found." >&2; \
+		echo "Install it, or say where it is: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "focalcal needs Python 3.11 or newer, got $$($(PYTHON) --version 2>&1) from PYTHON=$(PYTHON)." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
