@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sized
 from typing import Any, Literal, get_args
@@ -67,6 +68,15 @@ def check_bins(bins: int) -> int:
     if isinstance(bins, bool) or int(bins) != bins or bins < 1:
         raise ValueError(f"Expected bins to be a whole number >= 1, got {bins!r}.")
     return int(bins)
+
+
+def optional_module(module: str, who: str, extra: str) -> Any:
+    """Import a module of an optional dependency, or say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"{who} needs {package}: pip install 'focalcal[{extra}]'") from error
 
 
 def as_array(values: Any, name: str) -> NDArray[Any]:

@@ -1,0 +1,147 @@
+"""Reliability diagrams whose bins and number carry intervals (matplotlib)."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import Any, Self
+
+import numpy as np
+
+from focalcal._validate import check_bins, check_level, optional_module
+from focalcal.bins import BinSums
+from focalcal.estimate import Estimate
+from focalcal.evaluation import Evaluation
+from focalcal.judging import judge
+from focalcal.resample import estimate_gap_sum, wilson_interval
+
+#: Okabe and Ito's vermilion and blue: told apart by colour-blind readers, on white and on black.
+OVER, UNDER = "#d55e00", "#2f8fd0"
+
+
+class ReliabilityDisplay:
+    """Reliability diagram of the top class: hit rate against confidence, with Wilson intervals.
+
+    Make it with `from_predictions` or `from_evaluation`.
+
+    Parameters
+    ----------
+    bins : BinSums
+        Sums of shape (B,).
+    estimate : Estimate
+        The calibration error shown with its interval.
+    name : str, optional
+        Name of the model, shown above the diagram.
+
+    Attributes
+    ----------
+    ax_, density_ax_ : matplotlib Axes
+        The diagram, and the strip below it with the share of rows in each bin.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> display = ReliabilityDisplay.from_predictions([0, 1, 1, 1], [0.25, 0.75, 0.75, 0.75])
+    >>> print(display.estimate)  # each of the four rows is a hit at confidence 0.75
+    0.2500 [0.0000, 0.2500] (n=4)
+    """
+
+    def __init__(self, bins: BinSums, estimate: Estimate, *, name: str | None = None) -> None:
+        self.bins = bins
+        self.estimate = estimate
+        self.name = name
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_prob: Any,
+        *,
+        input: str = "probs",
+        sample_weight: Any = None,
+        classes: Any = None,
+        bins: int = 15,
+        level: float = 0.95,
+        name: str | None = None,
+        ax: Any = None,
+        executor: Executor | None = None,
+    ) -> Self:
+        """Bin predictions and plot them.
+
+        Parameters
+        ----------
+        y_true, y_prob, input, sample_weight, classes, bins, level, executor
+            As in `focalcal.evaluate`.
+        name : str, optional
+            Shown above the diagram.
+        ax : matplotlib Axes, optional
+            Where to plot; by default a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        bins, level = check_bins(bins), check_level(level)
+        sums, task = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, executor=executor)
+        estimate = estimate_gap_sum(sums.top, len(task.codes), level)
+        return cls(sums.top, estimate, name=name).plot(ax)
+
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation, *, name: str | None = None, ax: Any = None) -> Self:
+        """Plot the bins that `focalcal.evaluate` has summed."""
+        return cls(evaluation.bins, evaluation["ece"], name=name).plot(ax)
+
+    def plot(self, ax: Any = None, *, name: str | None = None) -> Self:
+        """Draw on `ax`, or on a new figure; returns the display."""
+        plt = optional_module("matplotlib.pyplot", "ReliabilityDisplay", "plot")
+        if ax is None:
+            ax = plt.subplots(figsize=(4.6, 5.4), layout="constrained")[1]
+        strip = ax.inset_axes([0, -0.21, 1, 0.17], sharex=ax)
+        self.ax_, self.density_ax_, self.figure_ = ax, strip, ax.figure
+        self._draw_bins(ax)
+        self._draw_density(strip)
+        self._label(ax, strip, self.name if name is None else name)
+        return self
+
+    def _draw_bins(self, ax: Any) -> None:
+        full = self.bins.count > 0
+        rows = self.bins.effective_count[full]
+        x, y = self.bins.mean_confidence[full], self.bins.hit_rate[full]
+        low, high = wilson_interval(y, rows, self.estimate.level)
+        colours = np.where(x > y, OVER, UNDER)
+        ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        for over, colour, label in ((True, OVER, "over-confident"), (False, UNDER, "under-confident")):
+            if ((x > y) == over).any():
+                ax.plot([], [], color=colour, linewidth=7, alpha=0.35, label=label)
+        ax.vlines(x, x, y, colors=colours, linewidth=7, alpha=0.35, zorder=2)
+        ax.vlines(x, low, high, colors=colours, linewidth=1.4, zorder=3, clip_on=False)
+        ax.scatter(x, y, c=colours, s=26, zorder=4, linewidth=0, clip_on=False)
+
+    def _draw_density(self, strip: Any) -> None:
+        edges, share = self.bins.edges, self.bins.share
+        strip.bar(edges[:-1], share, np.diff(edges), align="edge", color="0.5", alpha=0.55, linewidth=0)
+        top = float(share.max())
+        strip.set_ylim(0, top * 1.05)
+        strip.set_yticks([0, top], ["0", f"{top:.0%}"])
+
+    def _label(self, ax: Any, strip: Any, name: str | None) -> None:
+        e = self.estimate
+        number = f"ECE {e.value:.1%}  [{e.low:.1%}, {e.high:.1%}]"
+        ax.set_title(number if name is None else f"{name}\n{number}", loc="left", fontsize="medium")
+        ticks = np.linspace(0, 1, 6)
+        ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="hit rate", xticks=ticks, yticks=ticks, aspect="equal")
+        ax.tick_params(labelbottom=False)
+        strip.set(xlabel="confidence", ylabel="rows")
+        ax.yaxis.set_label_coords(-0.13, 0.5)
+        strip.yaxis.set_label_coords(-0.13, 0.5)
+        for axes in (ax, strip):
+            axes.patch.set_alpha(0)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(length=3)
+        ax.grid(color="0.5", alpha=0.18, linewidth=0.8)
+        free = "upper left" if self.bins.gap.sum() > 0 else "lower right"
+        ax.legend(loc=free, frameon=False, fontsize="small", handlelength=0.8)
