@@ -1,1 +1,57 @@
 """Calibrators: fitted maps from scores to trustworthy log-probabilities."""
+
+from __future__ import annotations
+
+import os
+
+from focalcal.calibrators import artefact
+from focalcal.calibrators.base import Calibrator
+from focalcal.calibrators.temperature import FocalTemperatureScaling, TemperatureScaling
+
+__all__ = ["Calibrator", "FocalTemperatureScaling", "TemperatureScaling", "load"]
+
+_FAMILIES: dict[str, type[Calibrator]] = {
+    family.__name__: family for family in (TemperatureScaling, FocalTemperatureScaling)
+}
+
+
+def load(path: str | os.PathLike[str]) -> Calibrator:
+    """Read a calibrator saved by `Calibrator.save`.
+
+    Parameters
+    ----------
+    path : path of a JSON file
+
+    Returns
+    -------
+    Calibrator
+        Fitted, of the kind that was saved.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a calibrator's, of another schema version, or damaged.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> cal = TemperatureScaling().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cal.save(pathlib.Path(folder, "cal.json"))
+    ...     again = load(pathlib.Path(folder, "cal.json"))
+    >>> again.temperature_ == cal.temperature_
+    True
+    """
+    saved = artefact.read(path)
+    family = _FAMILIES.get(saved["calibrator"])
+    if family is None:
+        raise ValueError(
+            f"Expected one of {', '.join(_FAMILIES)} in {path}, got {saved['calibrator']!r}. "
+            "Read it with the focalcal version that wrote it."
+        )
+    try:
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["settings"].items()}
+        calibrator = family(input=saved["input"], classes=saved["classes"], **settings)
+        return calibrator._restore(saved)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Expected a {family.__name__} saved by focalcal in {path}: {error}") from error

@@ -1,0 +1,211 @@
+"""The contract of every calibrator: fit on held-out scores, then map scores to log-probabilities."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+import focalcal
+from focalcal._validate import (
+    CalibrationWarning,
+    as_scores,
+    check_input,
+    check_scores,
+    check_weights,
+    class_count,
+    to_logits,
+)
+from focalcal.calibrators import artefact
+from focalcal.calibrators.diagnostics import Diagnostics, Fitted
+from focalcal.calibrators.objective import Objective
+from focalcal.engine import map_sum, row_slices
+from focalcal.labels import as_labels, find_classes
+
+
+class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Base of the calibrators; a family says how it is fitted and how it maps a block of logits."""
+
+    #: Names of the fitted parameters; each becomes an attribute with a trailing underscore.
+    _parameter_names: tuple[str, ...] = ()
+
+    input: str
+    classes: Any
+
+    @abstractmethod
+    def _check_settings(self) -> None:
+        """Check the constructor's arguments."""
+
+    @abstractmethod
+    def _estimate(self, objective: Objective) -> Fitted:
+        """Fit the parameters."""
+
+    @abstractmethod
+    def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map a block of logits (b, K) to calibrated log-probabilities."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit on scores and labels that the model was not trained on.
+
+        Parameters
+        ----------
+        X : array of shape (n, K), or (n,) or (n, 1) for two classes
+            Scores, of the kind declared by `input`: NumPy, pandas, polars, Arrow or CPU torch. A logit of
+            −inf marks a class that cannot occur. The score of shape (n,) belongs to the second class.
+        y : array of shape (n,)
+            Labels: column numbers, or any labels that `classes` names.
+        sample_weight : array of shape (n,), optional
+            Weights ≥ 0; a weight of 2 counts a row twice in the fit.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the data are not what was declared; the message says what to do.
+
+        Warns
+        -----
+        CalibrationWarning
+            For each of the `diagnostics_.messages()`.
+        """
+        if y is None:
+            raise ValueError(
+                f"Expected labels: {type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        kind = check_input(self.input)
+        self._check_settings()
+        scores = as_scores(X)
+        labels = as_labels(y, len(scores))
+        weight = check_weights(sample_weight, len(scores))
+        check_scores(scores, kind)
+        classes = find_classes(labels, class_count(scores), self.classes)
+        validate_data(
+            self, X if hasattr(X, "columns") else scores.reshape(len(scores), -1), skip_check_array=True
+        )
+        fitted = self._estimate(Objective(scores, labels, classes, weight, kind))
+        self.classes_, self.n_fit_ = classes, len(scores)
+        self._set(fitted.parameters, fitted.stderr)
+        self.diagnostics_ = fitted.diagnostics
+        for message in fitted.diagnostics.messages():
+            warnings.warn(message, CalibrationWarning, stacklevel=2)
+        return self
+
+    def _set(self, parameters: dict[str, float], stderr: dict[str, float]) -> None:
+        for name in self._parameter_names:
+            setattr(self, f"{name}_", parameters[name])
+        self.stderr_ = stderr
+
+    def transform(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return calibrated log-probabilities.
+
+        Parameters
+        ----------
+        X : array of shape (n, K), or (n,) or (n, 1) for two classes
+            Scores of the same kind as in `fit`.
+
+        Returns
+        -------
+        array of shape (n, K)
+            Natural logarithms; float64 for float64 input, otherwise float32. −inf for masked classes.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not of the fitted kind and width.
+        """
+        scores = self._check_scores(X)
+        n_classes = class_count(scores)
+        kind = check_input(self.input)
+        out = np.empty((len(scores), n_classes), np.float64 if scores.dtype == np.float64 else np.float32)
+
+        def fill(rows: slice) -> int:
+            out[rows] = self._map(to_logits(scores[rows], kind).astype(np.float64))
+            return 0
+
+        map_sum(fill, len(scores), n_classes)
+        return out
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return calibrated probabilities, shape (n, K); `transform` keeps more digits near 0 and 1."""
+        out = self.transform(X)
+        for rows in row_slices(*out.shape):
+            np.exp(out[rows], out=out[rows])
+        return out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the label of the largest calibrated probability, shape (n,)."""
+        return np.asarray(self.classes_[self.transform(X).argmax(axis=1)])
+
+    def _check_scores(self, X: ArrayLike) -> NDArray[Any]:
+        check_is_fitted(self)
+        scores = as_scores(X)
+        if class_count(scores) != len(self.classes_):
+            raise ValueError(
+                f"Expected one column for each of the {len(self.classes_)} classes of the fit, got "
+                f"{class_count(scores)} (shape {scores.shape}). X has {class_count(scores)} features, but "
+                f"{type(self).__name__} is expecting {len(self.classes_)} features as input."
+            )
+        named = X if hasattr(X, "columns") else scores.reshape(len(scores), -1)
+        if hasattr(self, "n_features_in_") and not (scores.ndim == 1 or self.n_features_in_ == 1):
+            validate_data(self, named, reset=False, skip_check_array=True)
+        check_scores(scores, check_input(self.input))
+        return scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the artefact: plain values that `save` writes and `load` reads."""
+        check_is_fitted(self)
+        settings = {k: v for k, v in self.get_params().items() if k not in ("input", "classes")}
+        return {
+            "schema": artefact.SCHEMA,
+            "calibrator": type(self).__name__,
+            "version": focalcal.__version__,
+            "input": self.input,
+            "settings": settings,
+            "parameters": {name: float(getattr(self, f"{name}_")) for name in self._parameter_names},
+            "stderr": {k: v if math.isfinite(v) else None for k, v in self.stderr_.items()},
+            "n_fit": self.n_fit_,
+            "classes": self.classes_.tolist(),
+            "diagnostics": self.diagnostics_.to_dict(),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artefact as JSON, aside and then renamed."""
+        artefact.write(self.to_dict(), path)
+
+    def _restore(self, saved: dict[str, Any]) -> Self:
+        """Take fitted state from an artefact that `artefact.read` has checked."""
+        missing = [name for name in self._parameter_names if name not in saved["parameters"]]
+        if missing:
+            raise ValueError(f"Expected the parameters {missing} of a {type(self).__name__}. Fit again.")
+        self._set(
+            {name: float(saved["parameters"][name]) for name in self._parameter_names},
+            {k: math.nan if v is None else float(v) for k, v in saved["stderr"].items()},
+        )
+        facts = {k: v for k, v in saved["diagnostics"].items() if k != "messages"}
+        loss = facts.get("loss")
+        self.diagnostics_ = Diagnostics(
+            **facts
+            | {"at_bound": tuple(facts.get("at_bound", ())), "loss": math.nan if loss is None else loss}
+        )
+        self.classes_, self.n_fit_ = np.array(saved["classes"]), saved["n_fit"]
+        return self
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        text: str = super().__repr__(N_CHAR_MAX)
+        if not hasattr(self, "diagnostics_"):
+            return text
+        values = ", ".join(
+            f"{name}={getattr(self, name + '_'):.4g}±{self.stderr_[name]:.2g}"
+            for name in self._parameter_names
+        )
+        return "\n  ".join([f"{text}: {values}, n={self.n_fit_}", *self.diagnostics_.messages()])

@@ -1,0 +1,201 @@
+"""From a calibration set to (T, γ) with standard errors and diagnostics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import brentq
+
+from focalcal.calibrators.diagnostics import Diagnostics, Fitted
+from focalcal.calibrators.ece_search import minimise_ece
+from focalcal.calibrators.newton import Optimum, minimise
+from focalcal.calibrators.objective import Objective, Survey
+from focalcal.scores import Criterion, FitSums
+
+#: T stays within this factor of a typical one: a tenth of the mean distance of the top logit from the mean.
+_RANGE = 1e4
+
+#: γ from which a fit starts: the loss can have two basins, one of them close to −1.
+_START_GAMMAS = (-0.9, 0.0, 3.0)
+
+#: With 1 − ρ² of the curvature's two directions below this, T and γ are not told apart.
+_SINGULAR = 1e-3
+
+#: Half of χ²₁'s 95 % point: how much a second parameter must lower the summed loss to be kept.
+_WORTH = 1.92
+
+Gammas = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One fit: the data, what is minimised, and where the parameters may lie."""
+
+    objective: Objective
+    criterion: Criterion
+    gammas: Gammas  # bounds; None for temperature alone
+    centre: float  # log of a typical temperature
+
+    @property
+    def low(self) -> tuple[float, float]:
+        return self.centre - math.log(_RANGE), self.gammas[0] if self.gammas else 0.0
+
+    @property
+    def high(self) -> tuple[float, float]:
+        return self.centre + math.log(_RANGE), self.gammas[1] if self.gammas else 0.0
+
+    def minimise(self, part: Objective, tau: float, gamma: float) -> Optimum:
+        def function(tau: float, gamma: float) -> FitSums:
+            return part.sums(tau, gamma if self.gammas else None, self.criterion)
+
+        return minimise(function, (tau, gamma), self.low, self.high)
+
+
+def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fitted:
+    """Fit T, and γ within `gammas` unless that is None, by the criterion "nll", "brier" or "ece"."""
+    survey = objective.survey()
+    scale = survey.distance / survey.weight
+    centre = math.log(scale / 10) if scale > 0 else 0.0
+    problem = _Problem(objective, "brier" if criterion == "brier" else "nll", gammas, centre)
+    if scale == 0 or survey.misses == 0 or survey.slope >= 0:
+        return _without_optimum(problem, survey, criterion)
+    best = _search(problem)
+    identifiable = gammas is None or not _is_singular(best, objective.n_classes)
+    if not identifiable:
+        plain = _search(replace(problem, gammas=None))
+        if (plain.sums.loss - best.sums.loss) * survey.weight <= _WORTH:
+            best = plain
+    point, loss = best.point, best.sums.loss
+    errors = _standard_errors(best)
+    if criterion == "ece":
+        point, loss = minimise_ece(objective, float(point[0]), gammas)
+        errors = (math.nan, math.nan)
+    at_bound = [
+        name
+        for name, value, low, high in zip(
+            ("temperature", "gamma"), point, problem.low, problem.high, strict=True
+        )
+        if low < high and value in (low, high)
+    ]
+    diagnostics = Diagnostics(
+        criterion,
+        loss,
+        best.converged,
+        best.evaluations,
+        tuple(at_bound),
+        identifiable=identifiable,
+        unseen_classes=_unseen(survey),
+    )
+    return _fitted(gammas, float(point[0]), float(point[1]), errors, diagnostics)
+
+
+def _fitted(
+    gammas: Gammas, tau: float, gamma: float, errors: tuple[float, float], diagnostics: Diagnostics
+) -> Fitted:
+    temperature = math.exp(tau)
+    parameters, stderr = {"temperature": temperature}, {"temperature": temperature * errors[0]}
+    if gammas is not None:
+        parameters["gamma"], stderr["gamma"] = gamma, errors[1]
+    return Fitted(parameters, stderr, diagnostics)
+
+
+def _unseen(survey: Survey) -> int:
+    return int((survey.class_weight == 0).sum())
+
+
+def _search(problem: _Problem) -> Optimum:
+    """Find the basins on a few rows, choose among them on many, and finish on all."""
+    whole = problem.objective
+    parts = [whole.part(max(2048, (1 << 16) // whole.n_classes))]
+    for part in (whole.part(max(4096, (1 << 21) // whole.n_classes)), whole):
+        if part.n > parts[-1].n:
+            parts.append(part)
+    plain = replace(problem, gammas=None).minimise(parts[0], problem.centre, 0.0)
+    points = [(float(plain.point[0]), 0.0)]
+    if problem.gammas:
+        starts = [float(np.clip(gamma, *problem.gammas)) for gamma in _START_GAMMAS]
+        points = [(points[0][0] + _shift(gamma), gamma) for gamma in dict.fromkeys(starts)]
+    found = [plain]
+    for part in parts:
+        if part is not parts[0] or problem.gammas:
+            found = _distinct([problem.minimise(part, *point) for point in points])
+        if part is not parts[0] or part is whole:
+            found = [min(found, key=lambda optimum: optimum.sums.loss)]
+        points = [(float(optimum.point[0]), float(optimum.point[1])) for optimum in found]
+    return found[0]
+
+
+def _shift(gamma: float) -> float:
+    """Return how much higher log T must be for φ_γ to be about as confident as without it."""
+    return math.log(gamma + 1 - math.log(gamma + 1) / 2) if gamma > -1 else 0.0
+
+
+def _distinct(optima: list[Optimum]) -> list[Optimum]:
+    kept: list[Optimum] = []
+    for optimum in optima:
+        if all(np.abs(optimum.point - other.point).max() > 0.02 for other in kept):
+            kept.append(optimum)
+    return kept
+
+
+def _is_singular(optimum: Optimum, n_classes: int) -> bool:
+    """Tell whether T and γ trade off without the loss changing."""
+    if any(optimum.held):
+        return n_classes == 2 and optimum.point[1] > 0
+    (a, b), (_, d) = optimum.sums.hessian
+    return bool(1 - b * b / (a * d) < _SINGULAR) or (n_classes == 2 and optimum.point[1] > 0)
+
+
+def _standard_errors(optimum: Optimum) -> tuple[float, float]:
+    r"""Return those of (τ, γ) by the sandwich :math:`H^{-1} (\sum w^2 g g^\top) H^{-1}`; NaN where held."""
+    errors = np.full(2, np.nan)
+    free = np.flatnonzero(~np.array(optimum.held))
+    hessian = optimum.sums.hessian[np.ix_(free, free)]
+    if len(free) and np.linalg.matrix_rank(hessian) == len(free):
+        inverse = np.linalg.inv(hessian)
+        covariance = inverse @ optimum.sums.outer[np.ix_(free, free)] @ inverse
+        errors[free] = np.sqrt(np.maximum(np.diag(covariance), 0))
+    return float(errors[0]), float(errors[1])
+
+
+def _without_optimum(problem: _Problem, survey: Survey, criterion: str) -> Fitted:
+    """Choose T where the likelihood has no maximum at a finite one; γ stays at 0."""
+    objective, tau, separable, worse = problem.objective, problem.centre, False, False
+    if survey.distance == 0:
+        pass  # constant scores: any temperature gives the same
+    elif survey.misses == 0:
+        separable = True
+        tau = _laplace_temperature(problem, survey)
+    else:
+        worse = True
+        tau = problem.high[0]
+    loss = objective.sums(tau, None, problem.criterion).loss
+    at_bound = ("temperature",) if tau in (problem.low[0], problem.high[0]) else ()
+    diagnostics = Diagnostics(
+        criterion,
+        loss if criterion != "ece" else math.nan,
+        True,
+        1,
+        at_bound,
+        separable=separable,
+        worse_than_chance=worse,
+        identifiable=survey.distance > 0,
+        unseen_classes=_unseen(survey),
+    )
+    return _fitted(problem.gammas, tau, 0.0, (math.nan, math.nan), diagnostics)
+
+
+def _laplace_temperature(problem: _Problem, survey: Survey) -> float:
+    """Return log T at which the mean NLL is log((n+2)/(n+1)), the loss of the rule of succession."""
+    part = problem.objective.part(max(4096, (1 << 21) // problem.objective.n_classes))
+    target = math.log(math.log1p(1 / (survey.weight + 1)))
+
+    def excess(tau: float) -> float:
+        return math.log(max(part.sums(tau, None, "nll").loss, 1e-300)) - target
+
+    low, high = problem.low[0], problem.high[0]
+    if excess(low) >= 0:
+        return low
+    return high if excess(high) <= 0 else float(brentq(excess, low, high, xtol=1e-10))

@@ -1,0 +1,91 @@
+r"""Safeguarded Newton steps in (τ, γ) = (log T, γ) within bounds, on exact derivatives.
+
+The loss need not be convex, and γ and T trade off along a curved valley. A step uses the Hessian with its
+eigenvalues made positive, is limited in length, stays within the bounds (a parameter that sits at a bound
+and pushes outward is left out), and is halved until the loss falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalcal.scores import FitSums
+
+#: Stop when the next step would lower the mean loss by less than this.
+TOLERANCE = 1e-12
+
+_MAX_STEPS = 60
+
+#: Longest step in τ and, per unit of γ + 1.5, in γ.
+_MAX_TAU, _MAX_GAMMA = 1.5, 0.75
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where the steps ended."""
+
+    point: Vector  # (2,) τ, γ
+    sums: FitSums  # at `point`, up to a last step that lowers the loss by less than TOLERANCE
+    converged: bool
+    evaluations: int
+    held: tuple[bool, bool]  # parameters that are fixed or pushed against a bound
+
+
+def minimise(
+    function: Callable[[float, float], FitSums],
+    start: tuple[float, float],
+    low: tuple[float, float],
+    high: tuple[float, float],
+) -> Optimum:
+    """Minimise a mean loss from `start` within [low, high]; equal bounds fix a parameter."""
+    lower, upper = np.array(low, float), np.array(high, float)
+    point = np.clip(np.array(start, float), lower, upper)
+    sums, evaluations = function(*point), 1
+    for _ in range(_MAX_STEPS):
+        held = _held(point, sums.gradient, lower, upper)
+        step, decrease = _step(sums, held, point)
+        new = np.clip(point + step, lower, upper)
+        if decrease < TOLERANCE:
+            return Optimum(new if decrease > 0 else point, sums, True, evaluations, held)
+        tried = function(*new)
+        evaluations += 1
+        # so close to the optimum rounding outweighs the fall of the loss, and Newton's step is right
+        noise = 1e-6 * (1 + abs(sums.loss)) if decrease < 1e-7 else 0.0
+        while not tried.loss <= sums.loss + noise:
+            step = step / 2
+            new = np.clip(point + step, lower, upper)
+            if np.abs(step).max() < 1e-9:
+                return Optimum(point, sums, False, evaluations, held)
+            tried = function(*new)
+            evaluations += 1
+        point, sums = new, tried
+    return Optimum(point, sums, False, evaluations, _held(point, sums.gradient, lower, upper))
+
+
+def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tuple[bool, bool]:
+    fixed = lower == upper
+    out = ((point <= lower) & (gradient >= 0)) | ((point >= upper) & (gradient <= 0))
+    return bool(fixed[0] or out[0]), bool(fixed[1] or out[1])
+
+
+def _step(sums: FitSums, held: tuple[bool, bool], point: Vector) -> tuple[Vector, float]:
+    """Return the step and the fall of the loss that the quadratic model promises for it."""
+    free = ~np.array(held)
+    step = np.zeros(2)
+    if not free.any():
+        return step, 0.0
+    gradient = sums.gradient[free]
+    values, vectors = np.linalg.eigh(sums.hessian[np.ix_(free, free)])
+    curvature = np.maximum(np.abs(values), 1e-14 + 1e-12 * np.abs(values).max())
+    along = vectors.T @ gradient
+    step[free] = -vectors @ (along / curvature)
+    decrease = float((along**2 / curvature).sum() / 2)
+    longest = np.array([_MAX_TAU, _MAX_GAMMA * (point[1] + 1.5)])
+    over = float((np.abs(step) / longest).max())
+    return (step / over if over > 1 else step), decrease

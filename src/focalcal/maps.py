@@ -1,0 +1,364 @@
+r"""The temperature map, the focal calibration map and its inverse, on log-probabilities.
+
+.. math:: h_\gamma(v) = \frac{v}{(1-v)^\gamma - \gamma v (1-v)^{\gamma-1}\log v}, \qquad
+          \varphi_\gamma(q)_i = \frac{h_\gamma(q_i)}{\sum_j h_\gamma(q_j)}
+
+Everything happens in the log domain, in float64, and is exact for gaps of thousands of nats: the top
+class's :math:`1-q` is summed from the other classes, never subtracted from one.
+
+References
+----------
+Charoenphakdee et al. 2021, arXiv 2011.09172, Theorem 11; Komisarenko and Kull, ECAI 2024, arXiv 2408.11598.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+
+from focalcal._validate import as_scores, check_gamma, check_scores, check_temperature
+from focalcal.engine import row_slices
+from focalcal.kernels.reference import top_ratio
+
+Floats = NDArray[np.floating[Any]]
+Matrix = NDArray[np.float64]
+
+#: Stands for −inf inside a block, so that 0 · log 0 is 0; put back at the end.
+_MASKED = -1e200
+
+
+def temperature_map(logits: ArrayLike, temperature: float) -> Floats:
+    r"""Return the log-probabilities :math:`\log\mathrm{softmax}(z/T)`.
+
+    Parameters
+    ----------
+    logits : array of shape (n, K), float16, float32 or float64
+        Logits in nats; −inf marks a class that cannot occur.
+    temperature : float
+        T > 0.
+
+    Returns
+    -------
+    array of shape (n, K)
+        Log-probabilities; float64 for float64 input, otherwise float32.
+
+    Raises
+    ------
+    ValueError
+        For a temperature that is not positive, NaN or +inf among the logits, a row of only −inf.
+
+    References
+    ----------
+    Guo et al. 2017, arXiv 1706.04599.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> np.exp(temperature_map([[0.0, 2 * np.log(3)]], temperature=2.0)).round(3)
+    array([[0.25, 0.75]])
+    """
+    temperature = check_temperature(temperature)
+    return _by_block(logits, lambda block: _log_softmax(block / temperature)[0])
+
+
+def focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
+    r"""Return :math:`\log\varphi_\gamma(q)`, the focal calibration map, for :math:`q` = softmax(log_probs).
+
+    A network trained with focal loss of the same γ gives back the class posterior through this map.
+
+    Parameters
+    ----------
+    log_probs : array of shape (n, K), float16, float32 or float64
+        Log-probabilities, or logits: a constant added to a row changes nothing.
+    gamma : float
+        Focal parameter γ ≥ −1; 0 is the identity.
+
+    Returns
+    -------
+    array of shape (n, K)
+        Log-probabilities; float64 for float64 input, otherwise float32. Order of the classes, and so
+        accuracy, are unchanged.
+
+    Raises
+    ------
+    ValueError
+        For γ < −1, NaN or +inf among the values, a row of only −inf.
+
+    Notes
+    -----
+    For γ > 0 confidence is raised (max φ ≥ max q) whenever max q ≥ `raising_threshold` (γ), and in every
+    search made for K ≤ 3; not in general: K = 10, γ = 1, q = (.13, .0967 × 9) gives .1294.
+
+    References
+    ----------
+    Komisarenko and Kull, ECAI 2024, arXiv 2408.11598.
+
+    Examples
+    --------
+    For γ = 1, h(v) = v / (1 − v − v log v):
+
+    >>> import numpy as np
+    >>> np.exp(focal_map(np.log([[0.25, 0.75]]), gamma=1.0)).round(4)
+    array([[0.124, 0.876]])
+    """
+    gamma = check_gamma(gamma)
+    return _by_block(log_probs, lambda block: _log_focal(block, gamma))
+
+
+def inverse_focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
+    r"""Return :math:`\log q` such that :math:`\varphi_\gamma(q)` = softmax(log_probs).
+
+    Parameters
+    ----------
+    log_probs : array of shape (n, K), float16, float32 or float64
+        Calibrated log-probabilities.
+    gamma : float
+        Focal parameter γ ≥ −1.
+
+    Returns
+    -------
+    array of shape (n, K)
+        Log-probabilities before the map; float64 for float64 input, otherwise float32.
+
+    Raises
+    ------
+    ValueError
+        For γ < −1, NaN or +inf among the values, a row of only −inf.
+
+    Notes
+    -----
+    One unknown a row, the log-odds against the top class, is found by bracketing; the other classes follow
+    from their ratios :math:`h(q_j)/h(q_m) = p_j/p_m`, by Newton's method.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> p = np.log([[0.2, 0.3, 0.5]])
+    >>> np.exp(focal_map(inverse_focal_map(p, 2.0), 2.0)).round(12)
+    array([[0.2, 0.3, 0.5]])
+    """
+    gamma = check_gamma(gamma)
+    return _by_block(log_probs, lambda block: _log_focal_inverse(block, gamma))
+
+
+def binary_focal_map(logit: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    r"""Return :math:`\psi_\gamma(s) = \mathrm{logit}\,\varphi_\gamma(\mathrm{sigmoid}(s))`, the binary form.
+
+    Parameters
+    ----------
+    logit : array of any shape
+        Log-odds s of the second of two classes.
+    gamma : float
+        Focal parameter γ ≥ −1.
+
+    Returns
+    -------
+    array of the same shape, float64
+        Log-odds after the map; odd in s, and between s/T for the two `temperature_bounds`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(binary_focal_map(np.log(3), 1.0).round(4))  # .75 becomes .876
+    1.9549
+    """
+    s = np.asarray(logit, dtype=np.float64)
+    flat = np.stack([np.zeros(s.size), s.ravel()], axis=1)
+    mapped = focal_map(flat, gamma)
+    return (mapped[:, 1] - mapped[:, 0]).reshape(s.shape)
+
+
+def temperature_bounds(gamma: float) -> tuple[float, float]:
+    r"""Return the lower and the upper temperature between which the binary focal map lies.
+
+    Parameters
+    ----------
+    gamma : float
+        Focal parameter in (−1, 100].
+
+    Returns
+    -------
+    tuple of float
+        :math:`1/(\gamma+1)` and :math:`1/(\gamma+1-\tfrac12\log(\gamma+1))`, in increasing order: for
+        s > 0, :math:`\psi_\gamma(s)` lies between s divided by the one and by the other.
+
+    References
+    ----------
+    Komisarenko and Kull, ECAI 2024, arXiv 2408.11598.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in temperature_bounds(1.0)]
+    [0.5, 0.605]
+    """
+    gamma = check_gamma(gamma)
+    if not -1 < gamma <= 100:
+        raise ValueError(f"Expected -1 < gamma <= 100, where the bounds are shown to hold, got {gamma}.")
+    one, other = 1 / (gamma + 1), 1 / (gamma + 1 - math.log(gamma + 1) / 2)
+    return min(one, other), max(one, other)
+
+
+def raising_threshold(gamma: float) -> float:
+    r"""Return τ(γ): the focal map raises every top probability at or above it, for any number of classes.
+
+    Parameters
+    ----------
+    gamma : float
+        Focal parameter γ > 0.
+
+    Returns
+    -------
+    float
+        The non-zero root of
+        :math:`a_\gamma(\tau) = (1-\tau)^\gamma - \gamma\tau(1-\tau)^{\gamma-1}\log\tau = 1`.
+
+    Examples
+    --------
+    >>> round(raising_threshold(1.0), 3)
+    0.368
+    """
+    gamma = check_gamma(gamma)
+    if gamma <= 0:
+        raise ValueError(f"Expected gamma > 0, got {gamma}. At or below 0 the map does not raise confidence.")
+
+    def excess(v: float) -> float:  # log a_γ(v): positive just above 0, negative near 1
+        rest = 1 - v
+        return gamma * math.log(rest) + math.log1p(-gamma * v * math.log(v) / rest)
+
+    return float(brentq(excess, 1e-3 / (1 + gamma), 1 - 1e-9, xtol=1e-15))
+
+
+def _by_block(values: ArrayLike, function: Callable[[Matrix], Matrix]) -> Floats:
+    scores = as_scores(values, "log_probs")
+    if scores.ndim == 1:
+        raise ValueError(
+            f"Expected shape (n, K), a column a class, got {scores.shape}. Pass both columns of two classes."
+        )
+    check_scores(scores, "logits", "log_probs")
+    out = np.empty(scores.shape, np.float64 if scores.dtype == np.float64 else np.float32)
+    for rows in row_slices(*scores.shape):
+        out[rows] = _unmasked(scores[rows].astype(np.float64), function)
+    return out
+
+
+def map_block(logits: Matrix, temperature: float, gamma: float) -> Matrix:
+    """Return log φ_γ(softmax(z / T)) of a checked block (b, K) of float64 logits."""
+    if gamma == 0:
+        return _unmasked(logits, lambda z: _log_softmax(z / temperature)[0])
+    return _unmasked(logits, lambda z: _log_focal(z / temperature, gamma))
+
+
+def _unmasked(block: Matrix, function: Callable[[Matrix], Matrix]) -> Matrix:
+    masked = np.isneginf(block)
+    result = function(np.where(masked, _MASKED, block))
+    result[masked] = -np.inf
+    return result
+
+
+def _log_softmax(z: Matrix) -> tuple[Matrix, NDArray[np.intp], Matrix]:
+    """Return log q (b, K), the top class (b,), and log S (b,): the log-odds against the top class."""
+    every, top = np.arange(len(z)), z.argmax(axis=1)
+    below = z - z[every, top][:, None]
+    rest = below.copy()
+    rest[every, top] = -np.inf
+    second = np.maximum(rest.max(axis=1), _MASKED)
+    log_odds = second + np.log(np.maximum(np.exp(rest - second[:, None]).sum(axis=1), 1e-300))
+    log_top = -np.log1p(np.exp(log_odds))
+    log_q = below + log_top[:, None]
+    log_q[every, top] = log_top
+    return log_q, top, log_odds
+
+
+def _log_focal(z: Matrix, gamma: float) -> Matrix:
+    log_q, top, log_odds = _log_softmax(z)
+    every = np.arange(len(z))
+    log_h = _log_h(np.minimum(log_q, -math.log(2)), gamma)
+    log_h[every, top] = _log_h_top(log_odds, gamma)
+    return _log_softmax(log_h)[0]
+
+
+def _log_h(log_q: Matrix, gamma: float) -> Matrix:
+    """Return log h_γ for probabilities of at most one half."""
+    q = np.exp(log_q)
+    log_v = np.log1p(-q)
+    return np.asarray(log_q - gamma * log_v - np.log1p(-gamma * q * log_q / (1 - q)))
+
+
+def _log_h_top(log_odds: Matrix, gamma: float) -> Matrix:
+    odds = np.exp(log_odds)
+    log_q = -np.log1p(odds)
+    return log_q - gamma * (log_odds + log_q) - top_ratio(odds, log_odds, log_q, gamma)[1]
+
+
+def _log_h_inverse(log_h: Matrix, gamma: float) -> Matrix:
+    """Return log q ≤ log ½ with log h_γ(q) = log_h, by Newton's method; log h grows with slope near one."""
+    log_q = np.minimum(log_h, -math.log(2))
+    for _ in range(60):
+        q = np.exp(log_q)
+        rest = 1 - q
+        denominator = rest - gamma * q * log_q
+        slope = 1 + (gamma - 1) * q / rest + q * (1 + gamma + gamma * log_q) / denominator
+        step = (_log_h(log_q, gamma) - log_h) / slope
+        new = np.minimum(log_q - step, -math.log(2))
+        if np.all(np.abs(new - log_q) <= 2e-15 * np.abs(new)):
+            break
+        log_q = new
+    return log_q
+
+
+def _log_focal_inverse(z: Matrix, gamma: float) -> Matrix:
+    log_p, top, _ = _log_softmax(z)
+    every = np.arange(len(z))
+    ratio = log_p - log_p[every, top][:, None]
+    ratio[every, top] = -np.inf  # the top class is solved for, not inverted
+
+    def others(log_odds: Matrix) -> Matrix:
+        log_q = _log_h_inverse(_log_h_top(log_odds, gamma)[:, None] + np.maximum(ratio, _MASKED), gamma)
+        log_q[every, top] = _MASKED
+        return log_q
+
+    def excess(log_odds: Matrix) -> Matrix:  # log of the others' sum less log(1 - q_m): falls with log_odds
+        log_q = others(log_odds)
+        highest = np.maximum(log_q.max(axis=1), _MASKED)
+        total = highest + np.log(np.exp(log_q - highest[:, None]).sum(axis=1))
+        return np.asarray(total - (log_odds - np.log1p(np.exp(log_odds))))
+
+    log_q = others(_falling_root(excess, np.full(len(z), math.log(z.shape[1] - 1))))
+    log_q[every, top] = 0.0
+    # the top class follows from the sum of the others, which is exact however small it is
+    highest = log_q.copy()
+    highest[every, top] = -np.inf
+    second = np.maximum(highest.max(axis=1), _MASKED)
+    rest = second + np.log(np.exp(highest - second[:, None]).sum(axis=1))
+    log_q[every, top] = np.log(-np.expm1(np.minimum(rest, -1e-300)))
+    return log_q
+
+
+def _falling_root(function: Callable[[Matrix], Matrix], high: Matrix) -> Matrix:
+    """Return the root of a falling function at or below `high`, by the Illinois method, row by row."""
+    f_high = function(high)
+    low, width = high - 1.0, 1.0
+    f_low = function(low)
+    while (f_low < 0).any():
+        width *= 2
+        low = np.where(f_low < 0, low - width, low)
+        f_low = function(low)
+    for _ in range(200):
+        new = np.where(
+            f_low == f_high, low, (low * f_high - high * f_low) / (f_high - f_low + (f_low == f_high))
+        )
+        new = np.clip(new, low, high)
+        value = function(new)
+        above = value > 0
+        f_high = np.where(above, np.where(low == new, f_high, f_high / 2), value)
+        f_low = np.where(above, value, f_low / 2)
+        done = np.abs(value) <= 4e-15 * (1 + np.abs(new))
+        low, high = np.where(above, new, low), np.where(above, high, new)
+        if np.all(done | (high - low <= 4e-16 * np.abs(low))):
+            break
+    return new

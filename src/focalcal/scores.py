@@ -1,0 +1,141 @@
+r"""Losses a row, and the sums over rows that a fit is made of.
+
+.. math:: \mathrm{FL}_\gamma(v) = -(1-v)^\gamma \log v, \qquad
+          \mathrm{FL}_\gamma(q_y) = L_\gamma(\varphi_\gamma(q), y)
+
+with :math:`L_\gamma` strictly proper: focal loss is a proper loss after the focal calibration map.
+
+References
+----------
+Lin et al. 2017, arXiv 1708.02002; Komisarenko and Kull, ECAI 2024, arXiv 2408.11598.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from focalcal._validate import as_scores, check_gamma, check_scores, to_logits
+from focalcal.kernels import reference
+from focalcal.labels import as_labels, encode
+from focalcal.maps import inverse_focal_map
+
+#: What a fit minimises as a sum over rows.
+Criterion = Literal["nll", "brier"]
+
+
+def focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    r"""Return the focal loss :math:`-(1-q_y)^\gamma \log q_y` of each row, for q = softmax(log_probs).
+
+    Parameters
+    ----------
+    log_probs : array of shape (n, K)
+        Log-probabilities or logits, in nats.
+    y : array of shape (n,)
+        Column numbers of the labels.
+    gamma : float
+        Focal parameter γ ≥ −1; 0 is cross-entropy.
+
+    Returns
+    -------
+    array of shape (n,), float64
+        Losses in nats; +inf where the label is masked.
+
+    Raises
+    ------
+    ValueError
+        For γ < −1, values that are not log-probabilities, labels outside 0..K−1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> focal_loss(np.log([[0.25, 0.75]]), [1], gamma=2.0).round(6)  # 0.25² · 0.287682
+    array([0.01798])
+    """
+    gamma = check_gamma(gamma)
+    scores = as_scores(log_probs, "log_probs")
+    check_scores(scores, "logits", "log_probs")
+    z = to_logits(scores, "logits").astype(np.float64)
+    codes = encode(as_labels(y, len(z)), np.arange(z.shape[1]))
+    every = np.arange(len(z))
+    others = z.copy()
+    others[every, codes] = -np.inf
+    rest, own = _logsumexp(others), z[every, codes]
+    both = np.logaddexp(rest, own)
+    with np.errstate(invalid="ignore"):
+        loss = np.exp(gamma * (rest - both)) * (both - own)
+    if gamma > -1:  # at q = 1 both factors vanish
+        return np.where(np.isneginf(rest), 0.0, loss)
+    return np.where(rest - both < -40, 1.0, loss)  # −log(q)/(1−q) → 1
+
+
+def proper_focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.float64]:
+    r"""Return :math:`L_\gamma(p, y) = \mathrm{FL}_\gamma((\varphi_\gamma^{-1}(p))_y)`, the proper part.
+
+    Parameters
+    ----------
+    log_probs : array of shape (n, K)
+        Log-probabilities p, in nats.
+    y : array of shape (n,)
+        Column numbers of the labels.
+    gamma : float
+        Focal parameter γ ≥ −1.
+
+    Returns
+    -------
+    array of shape (n,), float64
+        Losses in nats. For K > 2 they depend on all of p.
+
+    Raises
+    ------
+    ValueError
+        As `focal_loss`.
+
+    Examples
+    --------
+    With γ = 0 it is cross-entropy:
+
+    >>> import numpy as np
+    >>> proper_focal_loss(np.log([[0.25, 0.75]]), [1], gamma=0.0).round(6)
+    array([0.287682])
+    """
+    wide = as_scores(log_probs, "log_probs").astype(np.float64)
+    return focal_loss(inverse_focal_map(wide, gamma), y, gamma)
+
+
+def _logsumexp(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    highest = np.maximum(z.max(axis=1), -1e300)
+    with np.errstate(divide="ignore"):
+        return np.asarray(highest + np.log(np.exp(z - highest[:, None]).sum(axis=1)))
+
+
+@dataclass(frozen=True)
+class FitSums:
+    """Sums over rows of a loss and its derivatives at given (τ, γ): mergeable, all float64."""
+
+    rows: float
+    weight: float
+    loss: float  # Σ w f
+    gradient: NDArray[np.float64]  # (2,) Σ w ∂f
+    hessian: NDArray[np.float64]  # (2, 2) Σ w ∂²f
+    outer: NDArray[np.float64]  # (2, 2) Σ w² ∂f ∂fᵀ, for the sandwich
+
+    def __add__(self, other: FitSums) -> FitSums:
+        return FitSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def sum_jet(jet: reference.Jet, weight: NDArray[np.float64] | None) -> FitSums:
+    """Sum a block's losses and derivatives, weighted."""
+    first = np.stack(jet.first)  # (2, b)
+    second = np.stack(jet.second)  # (3, b)
+    if weight is None:
+        weighted, rows = first, float(len(jet.value))
+        loss, bend, total = float(jet.value.sum()), second.sum(axis=1), rows
+    else:
+        weighted, rows = first * weight, float(np.count_nonzero(weight))
+        loss, bend, total = float(jet.value @ weight), second @ weight, float(weight.sum())
+    hessian = np.array([[bend[0], bend[1]], [bend[1], bend[2]]])
+    return FitSums(rows, total, loss, weighted.sum(axis=1), hessian, weighted @ weighted.T)
