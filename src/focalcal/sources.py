@@ -42,6 +42,8 @@ class Scores:
         The columns (or the key) X was read from.
     path : str
         The file, or the pattern.
+    matched : tuple of str
+        What the pattern's `*` stands for in each column; without a pattern the columns' names.
     """
 
     X: NDArray[Any]
@@ -51,6 +53,7 @@ class Scores:
     classes: NDArray[Any] | None
     columns: tuple[str, ...]
     path: str
+    matched: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -208,7 +211,9 @@ def _from_table(table: Table, path: str, wanted: Wanted) -> Scores:
         y, 2 if X.ndim == 1 else X.shape[1], wanted.classes, columns.matched, columns.names
     )
     weight = None if wanted.weight is None else np.concatenate(weights)
-    return Scores(X, y, weight, columns.input, classes, columns.names, path)
+    return Scores(
+        X, y, weight, columns.input, classes, columns.names, path, tuple(columns.matched or columns.names)
+    )
 
 
 def score_batches(

@@ -1,0 +1,138 @@
+"""What the command line shows: tables for people, one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import focalcal
+
+
+def show_json(command: str, document: Mapping[str, Any]) -> None:
+    """Write one JSON document to standard output; numbers that are not finite become null."""
+    whole = {"focalcal": focalcal.__version__, "command": command, **document}
+    sys.stdout.write(json.dumps(_plain(whole), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_lines(*lines: str) -> None:
+    """Write plain lines that a terminal may wrap, but that stay whole when copied."""
+    console = _console()
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Write what needs to be known, one line each."""
+    for note in notes:
+        _console().print("[yellow]note:[/] ", end="")
+        show_lines(note)
+
+
+def show_fit(calibrator: Any, description: str) -> None:
+    """Write the fitted parameters with their standard errors."""
+    name = {
+        "TemperatureScaling": "Temperature scaling",
+        "FocalTemperatureScaling": "Focal temperature scaling",
+    }
+    kind = type(calibrator).__name__
+    show_lines(f"{name.get(kind, kind)}, fitted by {calibrator.criterion.upper()} on {description}")
+    table = _table("", "value", "stderr")
+    fitted = calibrator.to_dict()
+    for parameter, value in fitted["parameters"].items():
+        stderr = fitted["stderr"].get(parameter)
+        table.add_row(parameter, f"{value:.4f}", "unknown" if stderr is None else f"{stderr:.4f}")
+    _console().print(table)
+    classes = [str(one) for one in fitted["classes"]]
+    show_lines("classes: " + ", ".join(classes if len(classes) <= 10 else [*classes[:9], "…", classes[-1]]))
+
+
+def show_evaluations(evaluations: Mapping[str, Any]) -> None:
+    """Write evaluations side by side: value and interval of each metric."""
+    from focalcal.evaluation import _TITLES
+
+    single = len(evaluations) == 1
+    table = _table("", *(["value"] if single else evaluations))
+    some = next(iter(evaluations.values()))
+    for metric in some:
+        cells = []
+        for evaluation in evaluations.values():
+            e = evaluation[metric]
+            cells.append(f"[bold]{e.value:.4f}[/] [dim]\\[{e.low:.4f}, {e.high:.4f}][/]")
+        table.add_row(_TITLES.get(metric, metric), *cells)
+    _console().print(table)
+    level = next(iter(some.values())).level
+    show_lines(f"n = {some.n:,} rows, {some.n_classes} classes; in brackets {level:.0%} intervals.")
+
+
+def _table(*columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    return table
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+class Progress:
+    """A line on standard error that says what goes on, only if that is a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._status: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(f"{self._what} …")
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def rows(self, done: int) -> None:
+        """Say how many rows are done."""
+        if self._status is not None:
+            self._status.update(f"{self._what}: {done:,} rows …")
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the text of each `CalibrationWarning` once; other warnings go on as they were."""
+    import warnings
+
+    from focalcal._validate import CalibrationWarning
+
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    for warning in caught:
+        if not issubclass(warning.category, CalibrationWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif str(warning.message) not in notes:
+            notes.append(str(warning.message))
