@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -68,6 +68,15 @@ def check_bins(bins: int) -> int:
     if isinstance(bins, bool) or int(bins) != bins or bins < 1:
         raise ValueError(f"Expected bins to be a whole number >= 1, got {bins!r}.")
     return int(bins)
+
+
+def check_evaluations(evaluations: Any) -> None:
+    """Check that a report has something to report."""
+    if not isinstance(evaluations, Mapping) or not evaluations or "ece" in evaluations:
+        raise ValueError(
+            f"Expected a dict of names to evaluations, not empty, got {type(evaluations).__name__}. "
+            'Pass {"before": evaluate(...), "after": evaluate(...)}.'
+        )
 
 
 def optional_module(module: str, who: str, extra: str) -> Any:

@@ -18,6 +18,12 @@ from focalcal.resample import estimate_gap_sum, wilson_interval
 OVER, UNDER = "#d55e00", "#2f8fd0"
 
 
+def percent(e: Estimate, value: float | None = None) -> str:
+    """Return an estimate's value, or another number of its kind, in percent with digits that fit it."""
+    digits = 2 if e.value < 0.01 else 1
+    return f"{e.value if value is None else value:.{digits}%}"
+
+
 class ReliabilityDisplay:
     """Reliability diagram of the top class: hit rate against confidence, with Wilson intervals.
 
@@ -114,9 +120,6 @@ class ReliabilityDisplay:
         low, high = wilson_interval(y, rows, self.estimate.level)
         colours = np.where(x > y, OVER, UNDER)
         ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for over, colour, label in ((True, OVER, "over-confident"), (False, UNDER, "under-confident")):
-            if ((x > y) == over).any():
-                ax.plot([], [], color=colour, linewidth=7, alpha=0.35, label=label)
         ax.vlines(x, x, y, colors=colours, linewidth=7, alpha=0.35, zorder=2)
         ax.vlines(x, low, high, colors=colours, linewidth=1.4, zorder=3, clip_on=False)
         ax.scatter(x, y, c=colours, s=26, zorder=4, linewidth=0, clip_on=False)
@@ -130,8 +133,9 @@ class ReliabilityDisplay:
 
     def _label(self, ax: Any, strip: Any, name: str | None) -> None:
         e = self.estimate
-        number = f"ECE {e.value:.1%}  [{e.low:.1%}, {e.high:.1%}]"
-        ax.set_title(number if name is None else f"{name}\n{number}", loc="left", fontsize="medium")
+        number = f"ECE {percent(e)} [{percent(e, e.low)}, {percent(e, e.high)}]"
+        title = number if name is None else f"{name}\n{number}"
+        ax.set_title(title, loc="left", fontsize="medium", parse_math=False)
         ticks = np.linspace(0, 1, 6)
         ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="hit rate", xticks=ticks, yticks=ticks, aspect="equal")
         ax.tick_params(labelbottom=False)
@@ -143,5 +147,6 @@ class ReliabilityDisplay:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(length=3)
         ax.grid(color="0.5", alpha=0.18, linewidth=0.8)
-        free = "upper left" if self.bins.gap.sum() > 0 else "lower right"
-        ax.legend(loc=free, frameon=False, fontsize="small", handlelength=0.8)
+        text = {"fontsize": "small", "transform": ax.transAxes}
+        ax.text(0.97, 0.03, "over-confident", color=OVER, ha="right", va="bottom", **text)
+        ax.text(0.03, 0.97, "under-confident", color=UNDER, ha="left", va="top", **text)
