@@ -190,7 +190,8 @@ def to_logits(block: NDArray[Any], kind: Input) -> NDArray[Any]:
         # 1 - p is exact in float64 for every float32 p
         wide = np.clip(block.astype(np.float64), 0, 1)
         block = np.stack([1 - wide, wide], axis=1)
-    return np.log(np.maximum(block, block.dtype.type(PROBABILITY_FLOOR)))
+    logits: NDArray[Any] = np.log(np.maximum(block, block.dtype.type(PROBABILITY_FLOOR)))
+    return logits
 
 
 def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:

@@ -64,7 +64,7 @@ def report(
     >>> raw = focalcal.evaluate([0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = report(f"{folder}/report.html", {"raw": raw}).read_text(encoding="utf-8")
-    >>> page.startswith("<!doctype html>"), "http" in page
+    >>> page.startswith("<!doctype html>"), "://" in page
     (True, False)
     """
     check_evaluations(evaluations)

@@ -72,7 +72,7 @@ def _compared(first: Evaluation, last: Evaluation, before_name: str, after_name:
         size = f"The rise is {_points(-largest)} to {_points(-smallest)} percentage points"
     else:
         headline = f"No change in calibration is shown: the error (ECE) went {pair}, on {last.n:,} rows."
-        size = f"A fall by {_points(largest)} and a rise by {_points(-smallest)} percentage points are both possible"
+        size = f"Possible is a fall by {_points(largest)} or a rise by {_points(-smallest)} percentage points"
     caution = f"both {before.level:.0%} intervals are taken at their ends, which is cautious"
     return Verdict(headline, [f"{size} ({caution}). {_accuracy(first, last)}", _direction(last, after_name)])
 
