@@ -281,9 +281,8 @@ def report(
         document = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
         _console.show_json("report", {"output": output, **document, "notes": notes})
         return
-    _console.show_evaluations(evaluations)
     _console.show_notes(notes)
-    _console.show_lines(f"Wrote {output}")
+    _console.show_lines(f"Wrote {output}: open it in a browser")
 
 
 @app.command()

@@ -118,8 +118,8 @@ def check_kind(calibrator: Any, kind: str) -> None:
     """Check that scores are declared to be what the calibrator was fitted on."""
     if calibrator.input != kind:
         raise ValueError(
-            f"Expected {calibrator.input}, which this calibrator was fitted on, got {kind}. Pass columns with "
-            f"{calibrator.input} (--{calibrator.input}), or fit a calibrator on {kind}."
+            f"Expected {calibrator.input}, which this calibrator was fitted on, got {kind}. Pass "
+            f"{calibrator.input} columns (--{calibrator.input}), or fit a calibrator on {kind}."
         )
 
 
