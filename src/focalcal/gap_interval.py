@@ -24,8 +24,8 @@ from scipy.special import betainc, erf, ndtri
 
 from focalcal.bins import Array, BinSums, tally
 
-#: A line of candidates: position (1 at the observed gaps' null, 0 at the observed gaps, negative
-#: beyond) to the gaps of the cells.
+#: A line of candidates, from a position to the gaps of the cells: 1 is no gap anywhere, 0 the observed
+#: (or pooled) gaps, and below 0 they grow beyond.
 Line = Callable[[float], Array]
 
 
@@ -73,6 +73,7 @@ class Cells:
         rate = (self.rows * self.rate + self.confidence) / (self.rows + 1)
         variance = self.share**2 * np.maximum(rate * (1 - rate), 1e-12) / self.rows
         unit = float((np.abs(gap) / variance).max()) or float((self.share / variance).min())
+        unit *= 1 + 1e-12  # so that rounding leaves no gap at the end of the line
         sign = np.where(gap < 0, -1.0, 1.0)
         return lambda at: self._possible(sign * np.maximum(np.abs(gap) - at * unit * variance, 0))
 
