@@ -362,9 +362,12 @@ def test_repr_is_short(tmp_path):
     assert text.endswith("logits float64 of shape (2, 3), no labels>")
 
 
-@pytest.mark.skipif(not Path("../shared/data").is_dir(), reason="the real score files are not here")
+DATA = Path(__file__).parents[1] / "../shared/data"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real score files are not here")
 def test_real_files():
-    scores = open_scores("../shared/data/cifar10_resnet20_akamaster.npz", where="val_mask")
+    scores = open_scores(DATA / "cifar10_resnet20_akamaster.npz", where="val_mask")
     assert scores.X.shape[1] == len(scores.classes) == 10
     assert scores.y.dtype.kind == "U"
     assert os.path.basename(scores.path) == "cifar10_resnet20_akamaster.npz"

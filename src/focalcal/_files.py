@@ -35,9 +35,14 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     """Return a sentence naming the closest of `names`, or nothing."""
-    folded = {name.casefold(): name for name in names}
-    close = difflib.get_close_matches(wanted.casefold(), folded, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(folded[name]) for name in close)}?" if close else ""
+    matcher = difflib.SequenceMatcher(b=wanted.casefold())
+    likeness = {}
+    for name in names:
+        matcher.set_seq1(name.casefold())
+        likeness[name] = matcher.ratio()
+    enough = max(0.6, max(likeness.values(), default=0) - 0.05)
+    close = sorted((name for name in likeness if likeness[name] >= enough), key=lambda name: -likeness[name])
+    return f" Did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:

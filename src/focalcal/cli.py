@@ -112,7 +112,7 @@ def fit(
     classes: Classes = None,
     json: Json = False,
 ) -> None:
-    r"""Fit a calibrator on a table of scores and labels.
+    """Fit a calibrator on a table of scores and labels.
 
     Use rows that the model was not trained on: the validation set.
 
@@ -166,7 +166,7 @@ def apply(
     ] = "predicted",
     json: Json = False,
 ) -> None:
-    r"""Write a table with calibrated probabilities added.
+    """Write a table with calibrated probabilities added.
 
     All other columns pass through unchanged, and so does the order of the rows. The output appears only when
     it is complete.
@@ -217,7 +217,7 @@ def evaluate(
     bins: Bins = 15,
     json: Json = False,
 ) -> None:
-    r"""Judge probabilities, each number with its interval.
+    """Judge probabilities, each number with its interval.
 
     NLL and Brier score fall as probabilities get better. ECE is the mean gap between confidence and accuracy:
     0.05 means that they are five points apart on average.
@@ -262,7 +262,7 @@ def report(
     bins: Bins = 15,
     json: Json = False,
 ) -> None:
-    r"""Write a report with diagrams and plain words.
+    """Write a report with diagrams and plain words.
 
     It is one HTML file that needs no network, to open, send and keep.
 
@@ -291,7 +291,7 @@ def demo(
         str, typer.Option(metavar="FOLDER", help="Where to write the tables, the calibrator and the report.")
     ] = "focalcal-demo",
 ) -> None:
-    r"""Show the whole job on digits; needs no file.
+    """Show the whole job on digits; needs no file.
 
     Trains a small network in seconds, and then runs fit, apply, evaluate and report on its predictions.
 

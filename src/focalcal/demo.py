@@ -162,8 +162,8 @@ def show(folder: str | os.PathLike[str], *, seed: int = 0) -> None:
     with _console.Progress("Training a network on handwritten digits"):
         val, test = write_tables(folder, seed=seed)
     _console.show_lines(
-        f"Trained a network on only {_TRAINING_ROWS} of scikit-learn's 1,797 handwritten digits: it is surer of",
-        f"itself than it should be. Its logits for the other digits are in {val} and {test}.",
+        f"Trained a network on only {_TRAINING_ROWS} of scikit-learn's 1,797 handwritten digits: it is surer",
+        f"of itself than it should be. Its logits for the other digits are in {val} and {test}.",
     )
     steps = commands(folder, val, test)
     for step in steps:

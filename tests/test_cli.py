@@ -1,0 +1,387 @@
+"""The command line as users meet it: what they type, what they read, what is left when it fails."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from scipy.special import softmax
+
+import focalcal
+from focalcal import cli, jobs
+from focalcal._console import Progress
+from focalcal.cli import main
+
+DATA = Path(__file__).parents[1] / "../shared/data"
+K = 3
+
+
+def predictions(n, seed=0):
+    """Logits that are over-confident twofold, and the labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, K)) * 2
+    labels = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((n, 1))).sum(axis=1)
+    return (2 * logits).astype(np.float32), labels
+
+
+def table(n=1000, seed=0, kind="logits"):
+    logits, labels = predictions(n, seed)
+    scores = logits if kind == "logits" else softmax(logits.astype(float), axis=1)
+    return pa.table(
+        {"id": [f"00{i}" for i in range(n)], **{f"z{j}": scores[:, j] for j in range(K)}, "y": labels}
+    )
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(table(), "val.parquet")
+    pq.write_table(table(seed=1), "test.parquet")
+    pq.write_table(table(kind="probs"), "probs.parquet")
+
+
+def succeed(capsys, *arguments):
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, ""), err
+    return out
+
+
+def fail(capsys, *arguments):
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert err.startswith("focalcal: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("focalcal: error: ").rstrip()
+
+
+SCORES = ("--logits", "z*", "--label", "y")
+
+
+class TestJob:
+    def test_from_a_table_to_a_verdict(self, capsys):
+        out = succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json", "--method", "ts")
+        calibrator = focalcal.load("cal.json")
+        assert calibrator.temperature_ == pytest.approx(2, abs=0.3)
+        read = "1,000 rows of val.parquet, 3 classes; logits in z0, z1, z2."
+        assert out.startswith(f"Temperature scaling, fitted by NLL on {read}\n")
+        shown = re.search(r"temperature +(\S+) +(\S+)", out).groups()
+        assert [*map(float, shown)] == [
+            pytest.approx(calibrator.temperature_, abs=1e-4),
+            pytest.approx(calibrator.stderr_["temperature"], abs=1e-4),
+        ]
+        assert "classes: 0, 1, 2" in out
+
+        out = succeed(capsys, "apply", "cal.json", "test.parquet", "--logits", "z*", "-o", "out.csv")
+        assert out == "Wrote out.csv: 1,000 rows, new: p_0, p_1, p_2, predicted\n"
+        assert Path("out.csv").read_text().splitlines()[1].startswith("000,")
+
+        out = succeed(capsys, "evaluate", "test.parquet", *SCORES, "--calibrator", "cal.json")
+        logits, labels = predictions(1000, seed=1)
+        before = focalcal.evaluate(labels, logits, input="logits")
+        after = focalcal.evaluate(labels, calibrator.transform(logits), input="logits")
+        for title, key in [
+            ("NLL (nats)", "nll"),
+            ("Brier score", "brier"),
+            ("accuracy", "accuracy"),
+            ("ECE ", "ece"),
+        ]:
+            line = next(line for line in out.splitlines() if line.startswith(title))
+            cells = [f"{e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for e in (before[key], after[key])]
+            assert line.endswith("   ".join(cells))
+        assert "n = 1,000 rows, 3 classes; in brackets 95% intervals." in out
+        assert after["nll"].value < before["nll"].value
+
+        again = succeed(capsys, "evaluate", "out.csv", "--probs", "p_*", "--label", "y")
+        assert f"{after['nll'].value:.4f}" in again
+
+        out = succeed(capsys, "report", "test.parquet", *SCORES, "--calibrator", "cal.json", "-o", "r.html")
+        assert out == "Wrote r.html: open it in a browser\n"
+        page = Path("r.html").read_text(encoding="utf-8")
+        assert "Calibration of test.parquet" in page
+        assert f"{after['nll'].value:.4f}" in page
+
+    def test_json(self, capsys):
+        fitted = json.loads(succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json", "--json"))
+        saved = json.loads(Path("cal.json").read_text())
+        assert (fitted["command"], fitted["n"], fitted["output"]) == ("fit", 1000, "cal.json")
+        assert fitted["calibrator"] == saved
+        assert fitted["focalcal"] == focalcal.__version__
+        applied = json.loads(
+            succeed(
+                capsys, "apply", "cal.json", "test.parquet", "--logits", "z*", "-o", "out.parquet", "--json"
+            )
+        )
+        assert applied["added"] == ["p_0", "p_1", "p_2", "predicted"]
+        options = (*SCORES, "--calibrator", "cal.json", "--json")
+        judged = json.loads(succeed(capsys, "evaluate", "test.parquet", *options))
+        logits, labels = predictions(1000, seed=1)
+        assert judged["before"] == focalcal.evaluate(labels, logits, input="logits").to_dict()
+        assert judged["after"]["metrics"]["ece"]["value"] < judged["before"]["metrics"]["ece"]["value"]
+        reported = json.loads(succeed(capsys, "report", "test.parquet", *options, "-o", "r.html"))
+        assert {name: reported[name] for name in ("before", "after")} == {
+            name: judged[name] for name in ("before", "after")
+        }
+
+    def test_numbers_that_are_not_finite_become_null(self, capsys):
+        # a separable set has no standard error; a label of probability 0 an infinite loss
+        logits = np.array([[9.0, 0.0, -np.inf], [0.0, 9.0, 1.0], [0.0, 1.0, 9.0]] * 4)
+        np.savez("a.npz", logits=logits, labels=[0, 1, 2] * 4)
+        fitted = json.loads(succeed(capsys, "fit", "a.npz", "-o", "cal.json", "--json"))
+        assert fitted["calibrator"]["stderr"]["temperature"] is None
+        assert any("separable" in note for note in fitted["notes"])
+        np.savez("b.npz", logits=logits, labels=[2, 1, 2] * 4)
+        judged = json.loads(succeed(capsys, "evaluate", "b.npz", "--json"))
+        assert judged["before"]["metrics"]["nll"]["value"] is None
+        assert len(judged["notes"]) == 1
+
+    def test_notes_are_told_once_as_text(self, capsys):
+        np.savez("a.npz", logits=np.eye(3) * 9, labels=[0, 1, 2])
+        out = succeed(capsys, "fit", "a.npz", "-o", "cal.json")
+        assert out.count("perfectly separable") == 1
+        assert "\nnote: Every label has the largest score" in out
+        assert "Warning" not in out
+
+    def test_other_warnings_go_on(self, monkeypatch):
+        def warn(*_, **__):
+            warnings.warn("odd", DeprecationWarning, stacklevel=1)
+            return {}, scores
+
+        scores = focalcal.open_scores("test.parquet", logits="z*")
+        monkeypatch.setattr(jobs, "evaluate_file", warn)
+        with pytest.warns(DeprecationWarning, match="odd"):
+            assert main(["evaluate", "test.parquet", *SCORES, "--json"]) == 0
+
+    def test_criterion_weight_where_classes(self, capsys):
+        frame = table().append_column("w", [np.r_[np.ones(500), np.zeros(500)]])
+        pq.write_table(frame, "w.parquet")
+        first = table().slice(0, 500)
+        pq.write_table(first, "first.parquet")
+        fits = {}
+        for name, arguments in {
+            "weight": ("w.parquet", "--weight", "w"),
+            "where": ("w.parquet", "--where", "w > 0"),
+            "first": ("first.parquet",),
+        }.items():
+            succeed(capsys, "fit", *arguments, *SCORES, "-o", "cal.json", "--criterion", "brier")
+            fits[name] = focalcal.load("cal.json")
+        assert fits["where"].temperature_ == fits["first"].temperature_
+        assert fits["weight"].temperature_ == pytest.approx(fits["first"].temperature_, rel=1e-4)
+        assert fits["first"].criterion == "brier"
+        Path("names.txt").write_text("ant\nbee\n cat, the\n")
+        for given, names in [
+            ("ant,bee,cat", ["ant", "bee", "cat"]),
+            ("names.txt", ["ant", "bee", " cat, the"]),
+            ("2,1,0", [2, 1, 0]),
+        ]:
+            succeed(capsys, "fit", "val.parquet", *SCORES, "--classes", given, "-o", "cal.json")
+            assert focalcal.load("cal.json").classes_.tolist() == names
+        # a calibrator knows its classes: no need to say them again
+        succeed(capsys, "fit", "val.parquet", *SCORES, "--classes", "ant,bee,cat", "-o", "cal.json")
+        succeed(capsys, "evaluate", "test.parquet", *SCORES, "--calibrator", "cal.json")
+        succeed(
+            capsys,
+            "apply",
+            "cal.json",
+            "test.parquet",
+            "--logits",
+            "z*",
+            "-o",
+            "o.csv",
+            "--predicted",
+            "guess",
+        )
+        assert Path("o.csv").read_text().splitlines()[0] == "id,z0,z1,z2,y,p_ant,p_bee,p_cat,guess"
+
+    @pytest.mark.skipif(not DATA.is_dir(), reason="the real score files are not here")
+    @pytest.mark.parametrize("name", ["cifar10_resnet20_akamaster", "imdb_crossval_cleanlab_probs"])
+    def test_real_scores(self, capsys, name):
+        path = str(DATA / f"{name}.npz")
+        succeed(capsys, "fit", path, "--where", "val_mask", "-o", "cal.json")
+        test = ("--where", "not val_mask")
+        judged = json.loads(succeed(capsys, "evaluate", path, *test, "--calibrator", "cal.json", "--json"))
+        before, after = (judged[name]["metrics"] for name in ("before", "after"))
+        assert after["nll"]["value"] < before["nll"]["value"]
+        assert after["ece"]["high"] < before["ece"]["low"]
+        assert after["accuracy"] == before["accuracy"]
+        succeed(capsys, "apply", "cal.json", path, *test, "-o", "out.npz")
+        written = np.load("out.npz")
+        assert len(written["calibrated_probs"]) == judged["n"]
+        judged = json.loads(succeed(capsys, "evaluate", "out.npz", "--probs", "calibrated_probs", "--json"))
+        assert judged["before"]["metrics"]["nll"]["value"] == pytest.approx(after["nll"]["value"], rel=1e-6)
+        succeed(capsys, "report", path, *test, "--calibrator", "cal.json", "-o", "report.html")
+        assert f"{judged['n']:,}" in Path("report.html").read_text(encoding="utf-8")
+
+
+class TestErrors:
+    def test_user_errors_are_one_line(self, capsys):
+        assert fail(capsys, "fit", "val.parqet", *SCORES, "-o", "c.json").endswith(
+            "Did you mean 'val.parquet'?"
+        )
+        assert "Did you mean" in fail(
+            capsys, "fit", "val.parquet", "--logits", "z_0,z1", "--label", "y", "-o", "c.json"
+        )
+        assert "--label COLUMN" in fail(capsys, "evaluate", "val.parquet", "--logits", "z*")
+        assert "--logits 'z*'" in fail(capsys, "evaluate", "val.parquet", "--label", "y")
+        message = fail(capsys, "fit", "val.parquet", "--probs", "z*", "--label", "y", "-o", "c.json")
+        assert message.startswith("Expected X in [0, 1], got min=-")
+        assert message.endswith("If these are logits, pass --logits.")
+        assert "Expected where as an SQL condition" in fail(
+            capsys, "evaluate", "val.parquet", *SCORES, "--where", "q >"
+        )
+        assert not Path("c.json").exists()
+
+    def test_wrong_command_lines(self, capsys):
+        assert (
+            fail(capsys, "fit", "val.parquet") == "Missing option '--output' / '-o'. Try: focalcal fit --help"
+        )
+        assert "'q' is not one of 'fts', 'ts'" in fail(capsys, "fit", "v", "-o", "c", "--method", "q")
+        assert "No such command 'fits'" in fail(capsys, "fits")
+        assert "No such option" in fail(capsys, "evaluate", "val.parquet", "--logit", "z*")
+
+    def test_calibrators(self, capsys):
+        succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json")
+        message = fail(capsys, "apply", "cal.json", "probs.parquet", "--probs", "z*", "-o", "o.csv")
+        assert message.startswith(
+            "Expected logits, which this calibrator was fitted on, got probs. Pass logits"
+        )
+        message = fail(
+            capsys, "evaluate", "probs.parquet", "--probs", "z*", "--label", "y", "--calibrator", "cal.json"
+        )
+        assert message.startswith("Expected logits, which this calibrator was fitted on, got probs")
+        assert "3 classes" in fail(
+            capsys, "apply", "cal.json", "test.parquet", "--logits", "z0,z1", "-o", "o.csv"
+        )
+        Path("bad.json").write_text("{")
+        assert "not JSON" in fail(
+            capsys, "apply", "bad.json", "test.parquet", "--logits", "z*", "-o", "o.csv"
+        )
+        assert "none.json" in fail(
+            capsys, "apply", "none.json", "test.parquet", "--logits", "z*", "-o", "o.csv"
+        )
+        assert not Path("o.csv").exists()
+
+    def test_probabilities_declared_as_logits_are_taken_at_the_users_word(self, capsys):
+        succeed(capsys, "fit", "probs.parquet", *SCORES, "-o", "cal.json")
+        assert focalcal.load("cal.json").input == "logits"
+
+    def test_a_failure_keeps_the_files_there_are(self, capsys):
+        for name in ("cal.json", "r.html", "o.csv"):
+            Path(name).write_text("precious")
+        before = sorted(os.listdir())
+        fail(capsys, "fit", "val.parquet", "--probs", "z*", "--label", "y", "-o", "cal.json")
+        fail(capsys, "report", "val.parquet", "--probs", "z*", "--label", "y", "-o", "r.html")
+        fail(capsys, "apply", "cal.json", "val.parquet", "--logits", "z*", "-o", "o.csv")
+        assert sorted(os.listdir()) == before
+        assert {Path(name).read_text() for name in ("cal.json", "r.html", "o.csv")} == {"precious"}
+
+    def test_bugs_keep_their_traceback(self, monkeypatch):
+        monkeypatch.setattr(jobs, "open_scores", lambda *_, **__: np.ones(2) + np.ones(3))
+        with pytest.raises(ValueError, match="could not be broadcast"):
+            main(["evaluate", "val.parquet", *SCORES])
+
+    def test_a_missing_extra_says_what_to_install(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "duckdb", None)
+        assert "pip install 'focalcal[data]'" in fail(capsys, "evaluate", "val.parquet", *SCORES)
+
+
+INTERRUPTED = """
+import sys, time
+import focalcal.calibrators.temperature as t, focalcal.sinks
+focalcal.sinks.BATCH_ELEMENTS = 256
+first = t.FocalTemperatureScaling.transform
+def transform(self, X):
+    if hasattr(self, "seen"):
+        print("ready", flush=True)
+        time.sleep(60)
+    self.seen = True
+    return first(self, X)
+t.FocalTemperatureScaling.transform = transform
+from focalcal.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_apply_leaves_the_output_as_it_was(capsys, stop):
+    succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json")
+    Path("out.parquet").write_text("precious")
+    before = sorted(os.listdir())
+    command = ["apply", "cal.json", "test.parquet", "--logits", "z*", "-o", "out.parquet"]
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(os.listdir()) == len(before) + 1
+        process.send_signal(stop)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert sorted(os.listdir()) == before
+    assert Path("out.parquet").read_text() == "precious"
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"'{sys.executable}' -m focalcal evaluate test.parquet --logits 'z*' --label y --json | true"
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+
+
+class TestHelp:
+    def test_version_and_no_arguments(self, capsys):
+        assert succeed(capsys, "--version") == f"focalcal {focalcal.__version__}\n"
+        assert succeed(capsys) == succeed(capsys, "--help")
+        ran = subprocess.run([sys.executable, "-m", "focalcal", "--version"], capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (0, f"focalcal {focalcal.__version__}\n")
+
+    def commands(self):
+        return typer.main.get_command(cli.app).commands
+
+    def test_every_command_and_option_says_what_it_is(self):
+        commands = self.commands()
+        assert sorted(commands) == ["apply", "demo", "evaluate", "fit", "report"]
+        for command in commands.values():
+            assert command.help
+            for parameter in command.params:
+                assert len(parameter.help) > 10, (command.name, parameter.name)
+
+    def test_every_command_shows_an_example_that_parses(self, capsys):
+        for name, command in self.commands().items():
+            lines = [line.strip() for line in succeed(capsys, name, "--help").splitlines()]
+            examples = [line for line in lines if line.startswith("focalcal ")]
+            assert examples
+            for example in examples:
+                program, used, *arguments = shlex.split(example)
+                assert (program, used) == ("focalcal", name)
+                command.make_context(name, arguments)
+
+
+def test_progress_is_silent_without_a_terminal_and_counts_with_one(capsys, monkeypatch):
+    with Progress("Working") as progress:
+        progress.rows(10)
+    assert capsys.readouterr() == ("", "")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("Working") as progress:
+        progress.rows(12345)
+        time.sleep(0.2)
+    assert "Working: 12,345 rows" in terminal.getvalue()
