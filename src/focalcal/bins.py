@@ -130,8 +130,11 @@ def equal_mass_edges(confidence: NDArray[Any], weight: NDArray[Any] | None, bins
 
 
 def find_bin(confidence: NDArray[Any], edges: Array) -> NDArray[np.intp]:
-    """Return the bin of each confidence; below the first edge or above the last counts as in them."""
-    return np.searchsorted(edges[1:-1], confidence, side="left")
+    """Return the bin of each confidence; below the first edge or above the last counts as in them.
+
+    Edges are compared in the precision of the confidences.
+    """
+    return np.searchsorted(edges[1:-1].astype(confidence.dtype), confidence, side="left")
 
 
 def bin_rows(
@@ -157,20 +160,23 @@ def tally(place: NDArray[np.intp], values: NDArray[Any] | None, size: int) -> Ar
 def bin_classes(
     probs: NDArray[Any], codes: NDArray[np.intp], weight: NDArray[Any] | None, edges: Array
 ) -> BinSums:
-    """Sum the probability of every class into that class's bins; shape (K, B). Empties `probs`.
+    """Sum the probability of every class into that class's bins; shape (K, B). Overwrites `probs`.
 
     Few probabilities of a row exceed the first edge (fewer than B of them can), so only those are
     placed one by one; the rest of each column is summed where it stands.
     """
+    probs = np.ascontiguousarray(probs)
     n, n_classes = probs.shape
     bins = len(edges) - 1
     w = np.ones(n) if weight is None else weight.astype(np.float64, copy=False)
     label_cell = codes * bins + find_bin(probs[np.arange(n), codes], edges)
     large = probs > float(edges[1]) if bins > 1 else np.zeros(probs.shape, np.bool_)
-    row, column = np.nonzero(large)
-    values = probs[row, column]
+    where = np.flatnonzero(large)
+    row, column = np.divmod(where, n_classes)
+    flat = probs.reshape(-1)
+    values = flat[where]
     cell = column * bins + find_bin(values, edges)
-    probs[row, column] = 0
+    flat[where] = 0
 
     def by_cell(values: NDArray[Any] | None, cells: NDArray[np.intp] = cell) -> Array:
         return tally(cells, values, n_classes * bins).reshape(n_classes, bins)

@@ -44,6 +44,7 @@ def _inline(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"xlink:href", "href", svg)
-    svg = re.sub(r' id="[a-zA-Z]+_\d+"', "", svg)
+    used = set(re.findall(r"#([^\")]+)", svg))  # the other ids would occur in every diagram
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r"""font: ([\d.]+)px [^;"]*""", r"font-size: \1px", svg)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"|(<svg[^>]*?) height="[^"]*"', r"\1\2", svg, count=1)
