@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import reduce
+from functools import cache, reduce
 from itertools import pairwise
 from typing import Any, Protocol, Self, TypeVar
 
@@ -47,13 +47,22 @@ def workers() -> int:
 T = TypeVar("T", bound=Mergeable)
 
 
+@cache
+def threads() -> ThreadPoolExecutor:
+    """Return the one pool of threads; kept, since new threads would each start with cold memory."""
+    return ThreadPoolExecutor(workers(), thread_name_prefix="focalcal")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=threads.cache_clear)
+
+
 def map_sum(function: Callable[[slice], T], n: int, n_classes: int, executor: Executor | None = None) -> T:
     """Return the sum of `function(rows)` over all blocks of n rows of `n_classes` numbers."""
     if executor is None and (n * n_classes <= _SERIAL_ELEMENTS or workers() == 1):
         return reduce(lambda a, b: a + b, map(function, row_slices(n, n_classes)))
     if executor is None:
-        with ThreadPoolExecutor(workers()) as threads:
-            return map_sum(function, n, n_classes, threads)
+        executor = threads()
     bounds = [n * task // _TASKS for task in range(_TASKS + 1)]
     futures = [
         executor.submit(_sum_run, function, low, high, n_classes)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focalcal.calibrators.objective import Objective
-from focalcal.engine import row_slices, workers
+from focalcal.engine import row_slices, threads
 from focalcal.kernels.reference import top_probability
 
 #: The grids of Komisarenko and Kull, arXiv 2408.11598.
@@ -74,13 +73,10 @@ def _errors(part: Objective, cells: list[tuple[float, float]]) -> dict[tuple[flo
         confidence = np.concatenate([top_probability(rows, tau, gammas) for rows in blocks], axis=1)
         return [equal_mass_ece(c, hit, weight) for c in confidence]
 
-    with ThreadPoolExecutor(workers()) as threads:
-        found = threads.map(of_temperature, by_temperature)
-        return {
-            (t, g): e
-            for t, es in zip(by_temperature, found, strict=True)
-            for g, e in zip(by_temperature[t], es)
-        }
+    found = threads().map(of_temperature, by_temperature)
+    return {
+        (t, g): e for t, es in zip(by_temperature, found, strict=True) for g, e in zip(by_temperature[t], es)
+    }
 
 
 def equal_mass_ece(confidence: Vector, hit: NDArray[np.bool_], weight: Vector | None) -> float:

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.ece_search import minimise_ece
-from focalcal.calibrators.newton import Optimum, minimise
+from focalcal.calibrators.newton import TOLERANCE, Optimum, minimise
 from focalcal.calibrators.objective import Objective, Survey
 from focalcal.scores import Criterion, FitSums
 
@@ -19,6 +19,9 @@ _RANGE = 1e4
 
 #: γ from which a fit starts: the loss can have two basins, one of them close to −1.
 _START_GAMMAS = (-0.9, 0.0, 3.0)
+
+#: Rows on which the basins are looked for, and how exactly.
+_FEW_ROWS, _ROUGH = 2048, 1e-8
 
 #: With 1 − ρ² of the curvature's two directions below this, T and γ are not told apart.
 _SINGULAR = 1e-3
@@ -46,16 +49,18 @@ class _Problem:
     def high(self) -> tuple[float, float]:
         return self.centre + math.log(_RANGE), self.gammas[1] if self.gammas else 0.0
 
-    def minimise(self, part: Objective, tau: float, gamma: float) -> Optimum:
+    def minimise(self, part: Objective, tau: float, gamma: float, tolerance: float) -> Optimum:
         def function(tau: float, gamma: float) -> FitSums:
             return part.sums(tau, gamma if self.gammas else None, self.criterion)
 
-        return minimise(function, (tau, gamma), self.low, self.high)
+        return minimise(function, (tau, gamma), self.low, self.high, tolerance)
 
 
 def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fitted:
     """Fit T, and γ within `gammas` unless that is None, by the criterion "nll", "brier" or "ece"."""
-    survey = objective.survey()
+    survey = objective.part(_many_rows(objective)).survey()
+    if survey.misses == 0 or survey.slope >= 0 or survey.distance == 0:
+        survey = objective.survey()
     scale = survey.distance / survey.weight
     centre = math.log(scale / 10) if scale > 0 else 0.0
     problem = _Problem(objective, "brier" if criterion == "brier" else "nll", gammas, centre)
@@ -65,7 +70,7 @@ def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fit
     identifiable = gammas is None or not _is_singular(best, objective.n_classes)
     if not identifiable:
         plain = _search(replace(problem, gammas=None))
-        if (plain.sums.loss - best.sums.loss) * survey.weight <= _WORTH:
+        if (plain.sums.loss - best.sums.loss) * best.sums.weight <= _WORTH:
             best = plain
     point, loss = best.point, best.sums.loss
     errors = _standard_errors(best)
@@ -85,8 +90,9 @@ def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fit
         best.converged,
         best.evaluations,
         tuple(at_bound),
+        worse_than_chance=bool(point[0] >= problem.high[0]),
         identifiable=identifiable,
-        unseen_classes=_unseen(survey),
+        unseen_classes=objective.unseen_classes(),
     )
     return _fitted(gammas, float(point[0]), float(point[1]), errors, diagnostics)
 
@@ -101,30 +107,46 @@ def _fitted(
     return Fitted(parameters, stderr, diagnostics)
 
 
-def _unseen(survey: Survey) -> int:
-    return int((survey.class_weight == 0).sum())
-
-
 def _search(problem: _Problem) -> Optimum:
     """Find the basins on a few rows, choose among them on many, and finish on all."""
     whole = problem.objective
-    parts = [whole.part(max(2048, (1 << 16) // whole.n_classes))]
-    for part in (whole.part(max(4096, (1 << 21) // whole.n_classes)), whole):
+    parts = [whole.part(_FEW_ROWS)]
+    for part in (whole.part(_many_rows(whole)), whole):
         if part.n > parts[-1].n:
             parts.append(part)
-    plain = replace(problem, gammas=None).minimise(parts[0], problem.centre, 0.0)
-    points = [(float(plain.point[0]), 0.0)]
-    if problem.gammas:
-        starts = [float(np.clip(gamma, *problem.gammas)) for gamma in _START_GAMMAS]
-        points = [(points[0][0] + _shift(gamma), gamma) for gamma in dict.fromkeys(starts)]
-    found = [plain]
-    for part in parts:
-        if part is not parts[0] or problem.gammas:
-            found = _distinct([problem.minimise(part, *point) for point in points])
-        if part is not parts[0] or part is whole:
+    plain = replace(problem, gammas=None).minimise(parts[0], problem.centre, 0.0, _ROUGH)
+    starts = [0.0] if problem.gammas is None else [float(np.clip(g, *problem.gammas)) for g in _START_GAMMAS]
+    points = [(float(plain.point[0]) + _shift(gamma), gamma) for gamma in dict.fromkeys(starts)]
+    for level, part in enumerate(parts):
+        rough = _ROUGH if part is not whole else TOLERANCE
+        if level == 1:
+            # on a few rows the basin of γ = 0 may have been lost by chance
+            points = _promising(problem, part, list(dict.fromkeys([*points, (float(plain.point[0]), 0.0)])))
+        found = _distinct([problem.minimise(part, *point, rough) for point in points])
+        if level > 0 or part is whole:
             found = [min(found, key=lambda optimum: optimum.sums.loss)]
         points = [(float(optimum.point[0]), float(optimum.point[1])) for optimum in found]
     return found[0]
+
+
+def _many_rows(objective: Objective) -> int:
+    return max(2 * _FEW_ROWS, (1 << 21) // objective.n_classes)
+
+
+def _promising(
+    problem: _Problem, part: Objective, points: list[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Drop the basins whose floor, by the quadratic model at a first look, is clearly the higher one."""
+    if len(points) == 1:
+        return points
+    looks = _distinct([problem.minimise(part, *point, math.inf) for point in points])
+    floors = [look.sums.loss - look.decrease for look in looks]
+    slack = max(look.decrease for look in looks) + 1e-9
+    return [
+        (float(look.point[0]), float(look.point[1]))
+        for look, floor in zip(looks, floors, strict=True)
+        if floor <= min(floors) + slack
+    ]
 
 
 def _shift(gamma: float) -> float:
@@ -182,14 +204,14 @@ def _without_optimum(problem: _Problem, survey: Survey, criterion: str) -> Fitte
         separable=separable,
         worse_than_chance=worse,
         identifiable=survey.distance > 0,
-        unseen_classes=_unseen(survey),
+        unseen_classes=objective.unseen_classes(),
     )
     return _fitted(problem.gammas, tau, 0.0, (math.nan, math.nan), diagnostics)
 
 
 def _laplace_temperature(problem: _Problem, survey: Survey) -> float:
     """Return log T at which the mean NLL is log((n+2)/(n+1)), the loss of the rule of succession."""
-    part = problem.objective.part(max(4096, (1 << 21) // problem.objective.n_classes))
+    part = problem.objective.part(_many_rows(problem.objective))
     target = math.log(math.log1p(1 / (survey.weight + 1)))
 
     def excess(tau: float) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from focalcal.scores import FitSums
 
-#: Stop when the next step would lower the mean loss by less than this.
+#: Stop when the next step promises to lower the mean loss by less than this.
 TOLERANCE = 1e-12
 
 _MAX_STEPS = 60
@@ -31,10 +31,11 @@ class Optimum:
     """Where the steps ended."""
 
     point: Vector  # (2,) τ, γ
-    sums: FitSums  # at `point`, up to a last step that lowers the loss by less than TOLERANCE
+    sums: FitSums  # one step before `point`
     converged: bool
     evaluations: int
     held: tuple[bool, bool]  # parameters that are fixed or pushed against a bound
+    decrease: float  # how much lower than `sums` says the loss is, by the quadratic model
 
 
 def minimise(
@@ -42,8 +43,12 @@ def minimise(
     start: tuple[float, float],
     low: tuple[float, float],
     high: tuple[float, float],
+    tolerance: float = TOLERANCE,
 ) -> Optimum:
-    """Minimise a mean loss from `start` within [low, high]; equal bounds fix a parameter."""
+    """Minimise a mean loss from `start` within [low, high]; equal bounds fix a parameter.
+
+    Stop where the next step promises to lower the loss by less than `tolerance`; that step is still taken.
+    """
     lower, upper = np.array(low, float), np.array(high, float)
     point = np.clip(np.array(start, float), lower, upper)
     sums, evaluations = function(*point), 1
@@ -51,8 +56,8 @@ def minimise(
         held = _held(point, sums.gradient, lower, upper)
         step, decrease = _step(sums, held, point)
         new = np.clip(point + step, lower, upper)
-        if decrease < TOLERANCE:
-            return Optimum(new if decrease > 0 else point, sums, True, evaluations, held)
+        if decrease < tolerance:
+            return Optimum(new, sums, True, evaluations, held, decrease)
         tried = function(*new)
         evaluations += 1
         # so close to the optimum rounding outweighs the fall of the loss, and Newton's step is right
@@ -61,11 +66,12 @@ def minimise(
             step = step / 2
             new = np.clip(point + step, lower, upper)
             if np.abs(step).max() < 1e-9:
-                return Optimum(point, sums, False, evaluations, held)
+                return Optimum(point, sums, False, evaluations, held, decrease)
             tried = function(*new)
             evaluations += 1
         point, sums = new, tried
-    return Optimum(point, sums, False, evaluations, _held(point, sums.gradient, lower, upper))
+    held = _held(point, sums.gradient, lower, upper)
+    return Optimum(point, sums, False, evaluations, held, decrease)
 
 
 def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tuple[bool, bool]:

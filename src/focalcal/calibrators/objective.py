@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalcal._validate import Input, to_logits
-from focalcal.engine import map_sum
+from focalcal.engine import map_sum, row_slices
 from focalcal.kernels import reference
 from focalcal.labels import encode
 from focalcal.scores import Criterion, FitSums, sum_jet
@@ -25,7 +25,6 @@ _CHUNK = 64
 class Survey:
     """What one pass tells before any fit: mergeable sums over rows with a positive weight."""
 
-    class_weight: NDArray[np.float64]  # (K,)
     misses: float  # rows whose label is not (among) the largest
     distance: float  # Σ w (largest logit - mean logit)
     slope: float  # Σ w (mean logit - label's logit): the NLL's slope in 1/T at T = ∞
@@ -77,30 +76,37 @@ class Objective:
         logits = to_logits(self.scores[taken], self.kind)
         weight = None if self.weight is None else self.weight[taken].astype(np.float64)
         rows = reference.split_rows(logits, encode(self.labels[taken], self.classes), weight)
+        if np.isneginf(rows.label).any():
+            row = int(np.arange(where.stop)[where][np.isneginf(rows.label)][0])
+            raise ValueError(
+                "Expected every label to be possible, got a label whose logit is -inf in row "
+                f"{row if self.index is None else self.index[row]}: its loss is infinite at any temperature. "
+                "Correct the label or the mask."
+            )
         if self._kept is not None:
             self._kept[where.start] = rows
         return rows
 
+    def unseen_classes(self) -> int:
+        """Return how many classes no row of positive weight has."""
+        seen = np.zeros(self.n_classes)
+        for where in row_slices(self.n, 1):
+            weight = None if self.weight is None else self.weight[where]
+            seen += np.bincount(encode(self.labels[where], self.classes), weight, self.n_classes)
+        return int((seen == 0).sum())
+
     def survey(self) -> Survey:
-        """Return what one pass over the data shows before a fit."""
+        """Return what a pass over the data shows before a fit."""
         return map_sum(self._survey_block, self.n, self.n_classes)
 
     def _survey_block(self, where: slice) -> Survey:
         rows = self.rows(where)
-        if np.isneginf(rows.label).any():
-            row = where.start + int(np.flatnonzero(np.isneginf(rows.label))[0])
-            raise ValueError(
-                f"Expected every label to be possible, got a label whose logit is -inf in row {row}: its "
-                "loss is infinite at any temperature. Correct the label or the mask."
-            )
         weight = np.ones(len(rows.gap)) if rows.weight is None else rows.weight
-        codes = encode(self.labels[where], self.classes)
         masked = np.isneginf(rows.rest)
         others = rows.total(np.where(masked, 0, rows.rest))
         mean = (others + rows.gap) / (rows.rest.shape[rows.axis] + 1 - masked.sum(axis=rows.axis))
         label = np.where(rows.hit, rows.gap, rows.label)
         return Survey(
-            np.bincount(codes, weight, self.n_classes).astype(np.float64),
             float(np.count_nonzero(~rows.hit & (weight > 0))),
             float(weight @ (rows.gap - mean)),
             float(weight @ (mean - label)),

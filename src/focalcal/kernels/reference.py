@@ -64,13 +64,13 @@ def split_rows(logits: Floats, codes: NDArray[np.intp], weight: Vector | None = 
     every = np.arange(n)
     of_label = logits[every, codes].astype(np.float64)
     if n_classes < _CLASS_MAJOR:
-        rest, axis = np.ascontiguousarray(logits.T), 0
+        rest, axis = logits.T.copy(), 0
         first, second = _two_largest(rest)
         on_top = rest == first
-        if (on_top.sum(axis=0, dtype=np.int32) > 1).any():  # ties: only one of the equals is the top
+        if (first == second).any():  # ties: only one of the equals is the top
             on_top &= np.cumsum(on_top, axis=0) == 1
-        rest = rest - second
-        rest[on_top] = -np.inf
+        rest -= second
+        np.copyto(rest, -np.inf, where=on_top)
     else:
         rest, axis = logits.copy(), 1
         top = rest.argmax(axis=1)
