@@ -1,0 +1,301 @@
+"""The report: complete, self-contained, escaped, and claiming nothing that the intervals do not support."""
+
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import focalcal.reporting
+from focalcal import TemperatureScaling, evaluate, report
+from focalcal.estimate import Estimate
+from focalcal.evaluation import Evaluation
+from focalcal.reporting.words import verdict
+from predictions import draw, softmax
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+class Page(HTMLParser):
+    """The page's elements and text; a tag left open or closed twice is an error."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.text = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [
+            (k, v) for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data", "srcset")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def evaluations():
+    z, y = draw(3000, 4, temperature=2.5)
+    return {"before": evaluate(y, z, input="logits"), "after": evaluate(y, z / 2.5, input="logits")}
+
+
+class Calibrator:
+    """What a report asks of a calibrator."""
+
+    class diagnostics_:
+        said = ()
+
+        @classmethod
+        def messages(cls):
+            return list(cls.said)
+
+    def __init__(self, *said, **changes):
+        self.changes = changes
+        self.diagnostics_ = type("D", (self.diagnostics_,), {"said": said})
+
+    def to_dict(self):
+        return {
+            "schema": 1,
+            "calibrator": "FocalTemperatureScaling",
+            "parameters": {"temperature": 1.51234, "gamma": -0.25},
+            "stderr": {"temperature": 0.0345, "gamma": None},
+            "n_fit": 1234567,
+            "classes": ["ant", "bee"],
+            "input": "logits",
+            "version": "0.1.0",
+            "diagnostics": {},
+        } | self.changes
+
+
+def page_of(tmp_path, *args, **options):
+    path = report(tmp_path / "report.html", *args, **options)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_every_number_of_the_evaluations_is_there_with_its_interval(tmp_path, evaluations):
+    words = page_of(tmp_path, evaluations).words
+    for evaluation in evaluations.values():
+        for name in ("nll", "brier"):
+            e = evaluation[name]
+            assert f"{e.value:.4f} {e.low:.4f} – {e.high:.4f}" in words
+        for name in ("ece", "ece_equal_mass", "accuracy"):
+            e = evaluation[name]
+            digits = 2 if e.value < 0.01 else 1
+            assert f"{e.value:.{digits}%} {e.low:.{digits}%} – {e.high:.{digits}%}" in words
+        full = evaluation.bins.count > 0
+        for count, rate in zip(evaluation.bins.count[full], evaluation.bins.hit_rate[full], strict=True):
+            assert re.search(rf"\b{int(count):,} [\d.]+% {rate:.1%} ", words)
+
+
+def test_nothing_is_loaded_from_anywhere(tmp_path, evaluations):
+    text = report(tmp_path / "r.html", evaluations, calibrator=Calibrator()).read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert all(value.startswith("#") for _, value in page.links)
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    assert "://" not in text
+    assert "default-src 'none'" in text
+
+
+def test_two_diagrams_as_inline_svg_in_the_colours_of_the_page(tmp_path, evaluations):
+    text = report(tmp_path / "r.html", evaluations).read_text(encoding="utf-8")
+    diagrams = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(diagrams) == 2
+    for svg, evaluation in zip(diagrams, evaluations.values(), strict=True):
+        assert "currentColor" in svg
+        assert "#010203" not in svg
+        assert "#000000" not in svg.lower()
+        assert f"ECE {evaluation['ece'].value:.1%}" in svg
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'(?:href="|url\()#([^")]*)', text):
+        assert target in ids
+
+
+def test_the_same_page_twice(tmp_path, evaluations):
+    first, second = (
+        re.sub(r"Written [^<]*", "", report(tmp_path / name, evaluations).read_text(encoding="utf-8"))
+        for name in ("a.html", "b.html")
+    )
+    assert first == second
+
+
+def test_hostile_names_are_escaped(tmp_path, evaluations):
+    calibrator = Calibrator(HOSTILE, calibrator=HOSTILE, classes=[HOSTILE, "b"], version=HOSTILE)
+    page = page_of(
+        tmp_path, {HOSTILE: evaluations["before"]}, calibrator=calibrator, title=HOSTILE, notes=[HOSTILE]
+    )
+    assert "script" not in page.tags
+    assert page.words.count("<script>alert(1)</script>") >= 6
+
+
+def test_the_fit_its_parameters_and_its_remarks(tmp_path, evaluations):
+    words = page_of(
+        tmp_path, evaluations, calibrator=Calibrator("Beware of this."), notes=["Read from x."]
+    ).words
+    assert "T (temperature) 1.512 0.034" in words or "T (temperature) 1.512 0.035" in words
+    assert "γ (gamma) -0.25 unknown" in words
+    assert "Remarks on the fit Beware of this." in words
+    assert "no remarks" not in words
+    assert "fitted to 1,234,567 rows of logits with 2 classes" in words
+    assert "divided by one temperature T before the softmax, and the focal calibration map" in words
+    assert "Read from x." in words
+    assert "ant bee" in words
+
+
+def test_a_fit_without_remarks_says_so(tmp_path, evaluations):
+    assert "The fit has no remarks" in page_of(tmp_path, evaluations, calibrator=Calibrator()).words
+
+
+def test_a_thousand_classes_stay_readable(tmp_path, evaluations):
+    names = [f"class {i}" for i in range(1000)]
+    words = page_of(tmp_path, evaluations, calibrator=Calibrator(classes=names)).words
+    assert "class 29 and 970 more" in words
+    assert "class 30 " not in words
+
+
+def test_a_real_calibrator(tmp_path):
+    z, y = draw(2000, 3, temperature=2)
+    scaling = TemperatureScaling().fit(z[:1000], y[:1000])
+    raw, fitted = evaluate(y[1000:], softmax(z[1000:])), evaluate(y[1000:], scaling.predict_proba(z[1000:]))
+    words = page_of(tmp_path, {"raw": raw, "scaled": fitted}, calibrator=scaling).words
+    assert f"T (temperature) {scaling.temperature_:.4g}" in words
+    assert "Accuracy is the same" in words
+
+
+def estimated(value, low, high):
+    return Estimate(value, 0.01, low, high, 1000, "test")
+
+
+def with_ece(evaluation, ece):
+    return Evaluation(evaluation.metrics | {"ece": ece}, 1000, 4, evaluation.bins)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "headline", "size"),
+    [
+        (
+            (0.10, 0.08, 0.12),
+            (0.03, 0.02, 0.04),
+            "Calibration improved",
+            "fall is 4.0 to 10.0 percentage points",
+        ),
+        (
+            (0.03, 0.02, 0.04),
+            (0.10, 0.08, 0.12),
+            "Calibration got worse",
+            "rise is 4.0 to 10.0 percentage points",
+        ),
+        (
+            (0.10, 0.08, 0.12),
+            (0.05, 0.02, 0.09),
+            "No change in calibration is shown",
+            "a fall by 10.0 or a rise by 1.0",
+        ),
+        (
+            (0.10, 0.08, 0.12),
+            (0.10, 0.08, 0.12),
+            "No change in calibration is shown",
+            "a fall by 4.0 or a rise by 4.0",
+        ),
+        (
+            (0.05, 0.02, 0.04),
+            (0.03, 0.02, 0.04),
+            "No change in calibration is shown",
+            "a fall by 2.0 or a rise by 2.0",
+        ),
+    ],
+)
+def test_the_verdict_claims_what_the_intervals_support(evaluations, first, second, headline, size):
+    base = evaluations["before"]
+    said = verdict({"a": with_ece(base, estimated(*first)), "b": with_ece(base, estimated(*second))})
+    assert said.headline.startswith(headline)
+    assert size in said.details[0]
+    assert f"{first[0]:.1%} [{first[1]:.1%}, {first[2]:.1%}] (a)" in said.headline
+    assert "1,000 rows" in said.headline
+
+
+def test_the_verdict_on_one_set(evaluations):
+    said = verdict({"model": evaluations["before"]})
+    e = evaluations["before"]["ece"]
+    assert (
+        said.headline
+        == f"The calibration error (ECE) is {e.value:.1%} [{e.low:.1%}, {e.high:.1%}], on 3,000 rows."
+    )
+    assert "over\u2011confident on the whole" in said.details[0]
+
+
+def test_the_lean_is_claimed_only_where_shown():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.55, 0.95, 4000)
+    for truth, lean in (
+        (p, "neither over"),
+        (0.9 * p, "over\u2011confident on"),
+        (p**0.3, "under\u2011confident on"),
+    ):
+        y = (rng.random(4000) < truth).astype(int)
+        assert lean in verdict({"m": evaluate(y, p)}).details[0]
+
+
+def test_accuracy_that_changes_is_said(evaluations):
+    z, y = draw(3000, 4, seed=9)
+    assert (
+        "Accuracy went from"
+        in verdict({"a": evaluations["before"], "b": evaluate(y, z, input="logits")}).details[0]
+    )
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, evaluations, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr(
+        "pathlib.Path.write_text", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    with pytest.raises(OSError, match="disk full"):
+        report(path, evaluations)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("wrong", [{}, [], None, "x"])
+def test_something_to_report_is_needed(tmp_path, wrong):
+    with pytest.raises(ValueError, match=r"Expected a dict of names to evaluations, not empty, got"):
+        report(tmp_path / "r.html", wrong)
+
+
+def test_a_bare_evaluation_needs_a_name(tmp_path, evaluations):
+    with pytest.raises(ValueError, match=r'got Evaluation\. Pass \{"before": evaluate'):
+        report(tmp_path / "r.html", evaluations["before"])
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_without_a_dependency_the_error_says_what_to_install(tmp_path, evaluations, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"^report needs {module}: pip install 'focalcal\[plot\]'$"):
+        report(tmp_path / "r.html", evaluations)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_function_is_public():
+    assert focalcal.reporting.report is report
