@@ -147,6 +147,10 @@ class TestJob:
         judged = json.loads(succeed(capsys, "evaluate", "b.npz", "--json"))
         assert judged["before"]["metrics"]["nll"]["value"] is None
         assert len(judged["notes"]) == 1
+        # before and after say the same: it is told once
+        judged = json.loads(succeed(capsys, "evaluate", "b.npz", "--calibrator", "cal.json", "--json"))
+        assert judged["after"]["metrics"]["nll"]["value"] is None
+        assert len(judged["notes"]) == 1
 
     def test_notes_are_told_once_as_text(self, capsys):
         np.savez("a.npz", logits=np.eye(3) * 9, labels=[0, 1, 2])
@@ -273,6 +277,16 @@ class TestErrors:
             capsys, "apply", "none.json", "test.parquet", "--logits", "z*", "-o", "o.csv"
         )
         assert not Path("o.csv").exists()
+
+    def test_columns_listed_in_another_order_than_in_the_fit(self, capsys):
+        pq.write_table(
+            pa.table({"ant": [2.0, 0, 1], "dog": [0.0, 1, 2], "y": ["ant", "dog", "ant"]}), "a.parquet"
+        )
+        succeed(capsys, "fit", "a.parquet", "--logits", "ant,dog", "--label", "y", "-o", "cal.json")
+        wrong = ("--logits", "dog,ant")
+        message = fail(capsys, "evaluate", "a.parquet", *wrong, "--label", "y", "--calibrator", "cal.json")
+        assert "calibrator's order of classes, ant, dog" in message
+        assert fail(capsys, "apply", "cal.json", "a.parquet", *wrong, "-o", "o.csv") == message
 
     def test_probabilities_declared_as_logits_are_taken_at_the_users_word(self, capsys):
         succeed(capsys, "fit", "probs.parquet", *SCORES, "-o", "cal.json")

@@ -109,12 +109,12 @@ def test_csv_text_is_untouched(tmp_path, small_batches):
 
 
 def test_where_and_log_probs(tmp_path):
-    (tmp_path / "in.csv").write_text("id,z0,z1,z2\n007,1,2,3\n08,3,2,1\n009,0,0,-2000\n")
+    (tmp_path / "in.csv").write_text("id,z0,z1,z2\n007,1,2,3\n08,3.00,2,1\n009,0,0,-2000\n")
     options = {"logits": "z*", "output_kind": "log_probs", "predicted": "guess"}
     apply(Halving(), tmp_path / "in.csv", tmp_path / "out.csv.gz", where="z0 <> 1", **options)
     with gzip.open(tmp_path / "out.csv.gz", "rt") as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == ["08", "009"]
+    assert [(row["id"], row["z0"]) for row in rows] == [("08", "3.00"), ("009", "0")]
     assert float(rows[1]["log_p_2"]) == pytest.approx(-1000 - np.log(2), rel=1e-12)
     table = rich_table()
     pq.write_table(table, tmp_path / "a.parquet")

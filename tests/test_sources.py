@@ -279,6 +279,10 @@ class TestErrors:
             with pytest.raises(ValueError, match="Expected numbers in column 'b', got 'oops'"):
                 open_scores(tmp_path / "a.csv", logits="a,b", where=where)
 
+    def test_a_condition_on_a_column_that_turns_to_text_late(self, tmp_path):
+        (tmp_path / "a.csv").write_text("tag,a,b\n" + "1,2,3\n" * 30_000 + "x,4,5\n")
+        assert open_scores(tmp_path / "a.csv", logits="a,b", where="tag = 'x'").X.tolist() == [[4, 5]]
+
     def test_empty_files(self, tmp_path):
         for name in ("a.parquet", "a.csv", "a.npz", "a.npy"):
             (tmp_path / name).touch()
