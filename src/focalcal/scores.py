@@ -65,7 +65,7 @@ def focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.f
     others[every, codes] = -np.inf
     rest, own = _logsumexp(others), z[every, codes]
     both = np.logaddexp(rest, own)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         loss = np.exp(gamma * (rest - both)) * (both - own)
     if gamma > -1:  # at q = 1 both factors vanish
         return np.where(np.isneginf(rest), 0.0, loss)

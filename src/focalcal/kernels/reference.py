@@ -30,7 +30,8 @@ _LOWEST = -1000.0
 #: Below this many classes a block is stored one class a row: sums over classes then run over long rows.
 _CLASS_MAJOR = 32
 
-_TINY = 1e-300
+#: Keeps the sum over an empty rest from being 0; its square is a float64 too.
+_TINY = 1e-150
 
 
 @dataclass(frozen=True)
