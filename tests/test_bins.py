@@ -195,3 +195,16 @@ def test_sums_are_frozen():
     assert isinstance(sums, BinSums)
     with pytest.raises(AttributeError):
         sums.count = None
+
+
+@pytest.mark.parametrize("weight", [0.1, 1 / 3, 7e5])
+def test_a_common_weight_leaves_equal_mass_edges_as_they_are(weight):
+    confidence = np.linspace(0.2, 0.9, 150)
+    edges = equal_mass_edges(confidence, np.full(150, weight), 15)
+    np.testing.assert_array_equal(edges, equal_mass_edges(confidence, None, 15))
+
+
+def test_rows_without_weight_make_no_edge():
+    confidence, weight = np.array([0.1, 0.3, 0.6, 0.9]), np.array([0.0, 1.0, 1.0, 0.0])
+    np.testing.assert_array_equal(equal_mass_edges(confidence, weight, 2), [0, 0.3, 1])
+    np.testing.assert_array_equal(equal_mass_edges(confidence, weight * [1, 1, 0, 1], 5), [0, 1])

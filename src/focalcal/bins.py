@@ -130,11 +130,8 @@ def equal_mass_edges(confidence: NDArray[Any], weight: NDArray[Any] | None, bins
 
 
 def find_bin(confidence: NDArray[Any], edges: Array) -> NDArray[np.intp]:
-    """Return the bin of each confidence; below the first edge or above the last counts as in them.
-
-    Edges are compared in the precision of the confidences.
-    """
-    return np.searchsorted(edges[1:-1].astype(confidence.dtype), confidence, side="left")
+    """Return the bin of each confidence; below the first edge or above the last counts as in them."""
+    return np.searchsorted(edges[1:-1], confidence, side="left")
 
 
 def bin_rows(
