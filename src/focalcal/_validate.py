@@ -114,17 +114,22 @@ def as_scores(X: Any, name: str = "X") -> NDArray[Any]:
         try:
             scores = scores.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Expected {name} to be numeric, got values that are not: {error}.") from error
+            raise type(error)(f"Expected {name} to be numeric, got values that are not: {error}.") from error
     if scores.dtype.kind == "c":
         raise ValueError(f"Expected {name} to be real. Complex data not supported: got {scores.dtype}.")
     if scores.dtype.kind not in "fiub":
         raise TypeError(f"Expected {name} to be numeric, got dtype {scores.dtype}.")
     if scores.ndim == 2 and scores.shape[1] == 1:
         scores = scores[:, 0]
-    if scores.ndim not in (1, 2) or (scores.ndim == 2 and scores.shape[1] == 0):
+    if scores.ndim == 2 and scores.shape[1] == 0:
+        raise ValueError(
+            f"Expected {name} with a column for each class, got 0 feature(s) (shape={scores.shape}) while a "
+            "minimum of 1 is required."
+        )
+    if scores.ndim not in (1, 2):
         raise ValueError(
             f"Expected {name} of shape (n, K), one column a class, or (n,) for two classes, got shape "
-            f"{scores.shape} (0 feature(s) or too many axes). Reshape your data to one row a sample."
+            f"{scores.shape}. Reshape your data to one row a sample."
         )
     if scores.shape[0] == 0:
         raise ValueError(f"Expected {name} with at least one row, got 0 sample(s) (shape={scores.shape}).")

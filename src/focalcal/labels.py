@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 
 from focalcal._validate import as_array, check_lengths
@@ -15,6 +17,11 @@ def as_labels(y: Any, n: int) -> NDArray[Any]:
     """Return labels as a 1-D array of integers, booleans or strings with one entry a row."""
     labels = as_array(y, "y")
     if labels.ndim == 2 and labels.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected; taken as (n,).",
+            DataConversionWarning,
+            stacklevel=3,
+        )
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import focalcal
@@ -30,7 +30,7 @@ from focalcal.engine import map_sum, row_slices
 from focalcal.labels import as_labels, find_classes
 
 
-class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Base of the calibrators; a family says how it is fitted and how it maps a block of logits."""
 
     #: Names of the fitted parameters; each becomes an attribute with a trailing underscore.
@@ -42,6 +42,10 @@ class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @abstractmethod
     def _check_settings(self) -> None:
         """Check the constructor's arguments."""
+
+    @abstractmethod
+    def _check_parameters(self) -> None:
+        """Check the fitted parameters, of a file that was read."""
 
     @abstractmethod
     def _estimate(self, objective: Objective) -> Fitted:
@@ -89,9 +93,7 @@ class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight = check_weights(sample_weight, len(scores))
         check_scores(scores, kind)
         classes = find_classes(labels, class_count(scores), self.classes)
-        validate_data(
-            self, X if hasattr(X, "columns") else scores.reshape(len(scores), -1), skip_check_array=True
-        )
+        validate_data(self, _table(X, scores), skip_check_array=True)
         fitted = self._estimate(Objective(scores, labels, classes, weight, kind))
         self.classes_, self.n_fit_ = classes, len(scores)
         self._set(fitted.parameters, fitted.stderr)
@@ -144,20 +146,21 @@ class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the label of the largest calibrated probability, shape (n,)."""
-        return np.asarray(self.classes_[self.transform(X).argmax(axis=1)])
+        log_probs = self.transform(X)
+        return np.asarray(self.classes_[log_probs.argmax(axis=1)])
 
     def _check_scores(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self)
         scores = as_scores(X)
         if class_count(scores) != len(self.classes_):
+            given = 1 if scores.ndim == 1 else scores.shape[1]
             raise ValueError(
-                f"Expected one column for each of the {len(self.classes_)} classes of the fit, got "
-                f"{class_count(scores)} (shape {scores.shape}). X has {class_count(scores)} features, but "
-                f"{type(self).__name__} is expecting {len(self.classes_)} features as input."
+                f"Expected one column for each of the {len(self.classes_)} classes of the fit: X has {given} "
+                f"features, but {type(self).__name__} is expecting {len(self.classes_)} features as input. "
+                "Reshape your data or fit again."
             )
-        named = X if hasattr(X, "columns") else scores.reshape(len(scores), -1)
-        if hasattr(self, "n_features_in_") and not (scores.ndim == 1 or self.n_features_in_ == 1):
-            validate_data(self, named, reset=False, skip_check_array=True)
+        if hasattr(self, "n_features_in_"):
+            validate_data(self, _table(X, scores), reset=False, skip_check_array=True)
         check_scores(scores, check_input(self.input))
         return scores
 
@@ -191,6 +194,9 @@ class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             {name: float(saved["parameters"][name]) for name in self._parameter_names},
             {k: math.nan if v is None else float(v) for k, v in saved["stderr"].items()},
         )
+        check_input(self.input)
+        self._check_settings()
+        self._check_parameters()
         facts = {k: v for k, v in saved["diagnostics"].items() if k != "messages"}
         loss = facts.get("loss")
         self.diagnostics_ = Diagnostics(
@@ -209,3 +215,10 @@ class Calibrator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for name in self._parameter_names
         )
         return "\n  ".join([f"{text}: {values}, n={self.n_fit_}", *self.diagnostics_.messages()])
+
+
+def _table(X: Any, scores: NDArray[Any]) -> Any:
+    """Return what scikit-learn reads names and number of columns from."""
+    return (
+        X if hasattr(X, "columns") and not hasattr(X, "combine_chunks") else scores.reshape(len(scores), -1)
+    )

@@ -75,11 +75,14 @@ class TemperatureScaling(Calibrator):
     def _check_settings(self) -> None:
         check_choice("criterion", self.criterion, _CRITERIA)
 
+    def _check_parameters(self) -> None:
+        check_temperature(self.temperature_)
+
     def _estimate(self, objective: Objective) -> Fitted:
         return fit_temperature(objective, self.criterion, None)
 
     def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return map_block(logits, check_temperature(self.temperature_), 0.0)
+        return map_block(logits, self.temperature_, 0.0)
 
 
 class FocalTemperatureScaling(Calibrator):
@@ -157,9 +160,13 @@ class FocalTemperatureScaling(Calibrator):
                 f"Expected gamma_bounds (low, high) with low <= 0 <= high, got {self.gamma_bounds}."
             )
 
+    def _check_parameters(self) -> None:
+        check_temperature(self.temperature_)
+        check_gamma(self.gamma_)
+
     def _estimate(self, objective: Objective) -> Fitted:
         low, high = self.gamma_bounds
         return fit_temperature(objective, self.criterion, (float(low), float(high)))
 
     def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return map_block(logits, check_temperature(self.temperature_), check_gamma(self.gamma_))
+        return map_block(logits, self.temperature_, self.gamma_)
