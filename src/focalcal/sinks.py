@@ -314,6 +314,8 @@ def _csv_field(column: Any) -> Any:
         raise ValueError(
             f"Expected values that fit into a CSV cell, got {column.type}. Write .parquet instead."
         ) from error
+    if pa.types.is_primitive(column.type):
+        return pc.fill_null(text, "")  # a number or a date never needs a quote
     text = pc.fill_null(
         pc.if_else(
             pc.or_(pc.match_substring_regex(text, r'[",\r\n]'), pc.equal(text, "")),
