@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import focalcal
 from focalcal import CalibrationWarning, accuracy, brier, classwise_ece, ece, evaluate, nll
-from focalcal.judging import Pass, judge
+from focalcal.bins import equal_mass_edges
+from focalcal.judging import Pass, judge, score_probs
 from predictions import DATA, draw, softmax, textbook_classwise, textbook_ece, textbook_top
 
 NAMES = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")
@@ -55,6 +56,8 @@ def test_against_paper_and_scikit_learn(kind, k, weighted):
     assert got["accuracy"] == pytest.approx(accuracy_score(y, top, sample_weight=w), rel=1e-12)
     assert got["ece"] == pytest.approx(textbook_ece(confidence, top == y, w), rel=1e-12)
     assert got["classwise_ece"] == pytest.approx(textbook_classwise(p, y, w), rel=1e-12)
+    edges = equal_mass_edges(confidence, w, 15)
+    assert got["ece_equal_mass"] == pytest.approx(textbook_ece(confidence, top == y, w, edges), rel=1e-12)
 
 
 def test_a_table_worked_by_hand():
@@ -199,9 +202,10 @@ def test_every_kind_of_table_and_label():
 @pytest.mark.parametrize("gap", [20.0, 40.0, 80.0])
 def test_a_confident_hit_keeps_its_loss(dtype, gap):
     z = np.array([[gap, 0.0, 0.0]], dtype)
-    assert nll([0], z, input="logits").value == pytest.approx(2 * math.exp(-gap), rel=1e-6)
-    u = 2 * math.exp(-gap)
-    assert brier([0], z, input="logits").value == pytest.approx(1.5 * u**2, rel=1e-5)
+    assert nll([0], z, input="logits").value == pytest.approx(2 * math.exp(-gap), rel=1e-6, abs=0)
+    if gap < 80:  # whose square is no float32
+        u = 2 * math.exp(-gap)
+        assert brier([0], z, input="logits").value == pytest.approx(1.5 * u**2, rel=1e-5, abs=0)
     assert nll([1], z, input="logits").value == pytest.approx(gap, rel=1e-6)
 
 
@@ -244,6 +248,15 @@ def test_edges_are_rounded_to_the_precision_of_the_scores():
     p = np.array([0.6, 0.59], np.float32)
     together = ece([1, 0], p).value
     assert together == pytest.approx(abs(1.19 - 1) / 2, abs=1e-7)
+
+
+def test_one_column_meets_the_edges_as_two_columns_do():
+    # both round 1 − p to the precision of p before it is binned
+    for bins in range(2, 40):
+        p = (np.arange(bins + 1) / bins).astype(np.float32)
+        y = np.zeros(len(p), np.intp)
+        two = score_probs(np.stack([np.float32(1) - p, p], axis=1), y).confidence
+        np.testing.assert_array_equal(score_probs(p, y).confidence, two)
 
 
 def test_a_label_of_probability_zero_is_floored_with_a_warning():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import focalcal.reporting
-from focalcal import TemperatureScaling, evaluate, report
+from focalcal import TemperatureScaling, ece, evaluate, report
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.reporting.words import verdict
@@ -254,7 +254,22 @@ def test_the_lean_is_claimed_only_where_shown():
         (p**0.3, "under\u2011confident on"),
     ):
         y = (rng.random(4000) < truth).astype(int)
-        assert lean in verdict({"m": evaluate(y, p)}).details[0]
+        assert lean in verdict({"m": evaluate(y, p)}).details[-1]
+
+
+def test_an_error_that_chance_explains_is_called_so(evaluations):
+    z, y = draw(2000, 4, temperature=1)
+    calibrated = evaluate(y, z, input="logits")
+    assert calibrated["ece"].low == 0
+    said = verdict({"a": calibrated}).details[0]
+    assert said.startswith(f"An error of {calibrated['ece'].value:.1%} is no evidence of miscalibration")
+    errors = []
+    for seed in range(100):
+        z, y = draw(2000, 4, seed=seed, temperature=1)
+        errors.append(ece(y, z, input="logits").value)
+    shown = float(re.search(r"would show ([\d.]+)% on average", said)[1])
+    assert shown == pytest.approx(100 * np.mean(errors), abs=0.2)
+    assert "chance" not in " ".join(verdict({"a": evaluations["before"]}).details)
 
 
 def test_accuracy_that_changes_is_said(evaluations):

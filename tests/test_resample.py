@@ -154,6 +154,14 @@ def test_all_misses_at_confidence_one():
     assert 0.995 < e.low < 0.9975
 
 
+def test_the_shares_of_the_bins_are_random_too():
+    # half the rows hit at confidence 1, half miss at 0.6: the error is 0.6 times the share of the latter
+    c = np.repeat([1.0, 0.6], 5000)
+    stderr, low, high = gap_sum_interval(bin_rows(c, c == 1, None, EDGES), 0.95)
+    assert stderr == pytest.approx(0.6 * math.sqrt(0.25 / 10_000), rel=0.02)
+    assert (low, high) == pytest.approx((0.3 - 1.96 * stderr, 0.3 + 1.96 * stderr), abs=1e-3)
+
+
 def test_interval_narrows_with_rows_and_widens_with_level():
     rng = np.random.default_rng(3)
     small, large = sample(rng, 500, 0.6), sample(rng, 50_000, 0.6)

@@ -173,6 +173,12 @@ def gap_sum_interval(sums: BinSums, level: float) -> tuple[float, float, float]:
     )
 
 
+def error_by_chance(sums: BinSums) -> float:
+    """Return the plug-in error that perfectly calibrated rows would show on average."""
+    cells = Cells.of(sums)
+    return moments(cells, np.zeros_like(cells.share)).mean
+
+
 #: Where to look for the far side of a crossing. At the observed gaps the variance vanishes if every row of
 #: each cell hit (or missed), so the lower end is then looked for just short of them.
 _INWARD = (0.0, *(10.0**power for power in range(-8, 0)))
@@ -191,5 +197,7 @@ def _solve(
         return moments(cells, line(1.0))
     tiny = 1e-14 * float(cells.share.sum())
     far = next((position for position in search if at(position) > tiny), None)
-    root = search[0 if search is _INWARD else -1] if far is None else brentq(at, far, 1.0, xtol=1e-7, rtol=1e-7)
+    root = (
+        search[0 if search is _INWARD else -1] if far is None else brentq(at, far, 1.0, xtol=1e-7, rtol=1e-7)
+    )
     return moments(cells, line(float(root)))

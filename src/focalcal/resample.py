@@ -46,7 +46,11 @@ def wilson_interval(rate: Any, count: Any, level: float = 0.95) -> tuple[Array, 
 
 
 def estimate_mean(sums: MeanSums, n: int, level: float) -> Estimate:
-    """Return a weighted mean with its standard error and normal interval (scores are never below 0)."""
+    """Return a weighted mean with its standard error and normal interval (scores are never below 0).
+
+    Measured coverage of 95 % intervals of NLL and Brier score (``benchmarks/coverage.py``, as in
+    `estimate_gap_sum`): 93 to 97 %.
+    """
     value, stderr = sums.mean, sums.stderr
     half = float(ndtri(0.5 + level / 2)) * stderr
     high = value + half if np.isfinite(value) else value
@@ -79,7 +83,14 @@ def estimate_gap_sum(sums: BinSums, n: int, level: float) -> Estimate:
 
     Notes
     -----
-    The interval inverts a test (`focalcal.gap_interval`), from the bin sums alone and without random numbers.
+    The interval inverts a test (`focalcal.gap_interval`), from the bin sums alone: its cost does not depend
+    on n, and no random numbers are drawn. Weights enter through (Σw)²/Σw² rows a bin.
+
+    Measured coverage of 95 % intervals (``benchmarks/coverage.py``, 1,000 samples each of 500 and 10,000
+    rows; 2, 10 and 100 classes; calibrated, T from 0.8 to 2, gaps that differ by class; standard error .7):
+    ECE of either kind of bins 93 to 97 %. Class-wise ECE is *approximate*, as the bin sums do not hold how
+    classes vary together: 93 to 97 %, at worst 90 % where gaps are small and differ by class.
+    For a calibrated model all misses are on one side: the interval then starts at 0 in 95 % of samples.
     """
     value = float(sums.gap_sum.mean())
     stderr, low, high = gap_sum_interval(sums, level)

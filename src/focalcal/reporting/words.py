@@ -10,6 +10,7 @@ import numpy as np
 
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
+from focalcal.gap_interval import error_by_chance
 from focalcal.plots import percent
 
 #: Name, what it says, and whether it reads best in percent.
@@ -57,7 +58,7 @@ def verdict(evaluations: Mapping[str, Evaluation]) -> Verdict:
     if len(sets) > 1:
         return _compared(sets[0], last, names[0], names[-1])
     headline = f"The calibration error (ECE) is {interval(last['ece'])}, on {last.n:,} rows."
-    return Verdict(headline, [_direction(last, names[0])])
+    return Verdict(headline, [*_chance(last), _direction(last, names[0])])
 
 
 def _compared(first: Evaluation, last: Evaluation, before_name: str, after_name: str) -> Verdict:
@@ -74,7 +75,20 @@ def _compared(first: Evaluation, last: Evaluation, before_name: str, after_name:
         headline = f"No change in calibration is shown: the error (ECE) went {pair}, on {last.n:,} rows."
         size = f"Possible is a fall by {_points(largest)} or a rise by {_points(-smallest)} percentage points"
     caution = f"both {before.level:.0%} intervals are taken at their ends, which is cautious"
-    return Verdict(headline, [f"{size} ({caution}). {_accuracy(first, last)}", _direction(last, after_name)])
+    change = f"{size} ({caution}). {_accuracy(first, last)}"
+    return Verdict(headline, [change, *_chance(last), _direction(last, after_name)])
+
+
+def _chance(evaluation: Evaluation) -> list[str]:
+    """Where the interval reaches 0, say what noise alone would show."""
+    if evaluation["ece"].low > 0:
+        return []
+    shown = percent(evaluation["ece"], error_by_chance(evaluation.bins))
+    return [
+        f"An error of {percent(evaluation['ece'])} is no evidence of miscalibration: on so many rows, a "
+        "perfectly calibrated model with these confidences would show "
+        f"{shown} on average, from chance alone."
+    ]
 
 
 def _points(value: float) -> str:
