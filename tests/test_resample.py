@@ -1,6 +1,8 @@
 """The intervals: their pieces against brute force, their ends against known values, their coverage."""
 
 import math
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -162,6 +164,13 @@ def test_the_shares_of_the_bins_are_random_too():
     assert (low, high) == pytest.approx((0.3 - 1.96 * stderr, 0.3 + 1.96 * stderr), abs=1e-3)
 
 
+def test_near_no_error_the_whole_miss_probability_is_above():
+    # one bin at confidence .5: T is |normal| of sd .5/sqrt(1000), its 95 % quantile .0310, its 97.5 % .0354
+    for hits, above in ((528, False), (533, True)):
+        sums = bin_rows(np.full(1000, 0.5), np.arange(1000) < hits, None, EDGES)
+        assert (gap_sum_interval(sums, 0.95)[1] > 0) == above
+
+
 def test_interval_narrows_with_rows_and_widens_with_level():
     rng = np.random.default_rng(3)
     small, large = sample(rng, 500, 0.6), sample(rng, 50_000, 0.6)
@@ -218,13 +227,28 @@ def test_intervals_cover_the_true_binned_error(slope, truth):
 
 
 @pytest.mark.slow
+def test_class_wise_intervals_cover_where_cells_hold_a_handful_of_rows():
+    def errors(n, seed):
+        rng = np.random.default_rng(seed)
+        z = 3 * rng.normal(size=(n, 100))
+        z[np.arange(n), rng.integers(0, 100, n)] += 9
+        y = (rng.random((n, 1)) > softmax(z / 1.5).cumsum(axis=1)[:, :-1]).sum(axis=1)
+        return bin_classes(softmax(z), y, None, EDGES)
+
+    truth = float(reduce(add, (errors(20_000, s) for s in range(5))).gap_sum.mean())
+    ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[1:] for s in range(25)]
+    assert np.mean([low <= truth <= high for low, high in ends]) >= 0.85
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
 def test_class_wise_intervals_cover(temperature):
     def errors(n, seed):
         z, y = draw(n, 10, seed=seed, temperature=temperature)
         return bin_classes(softmax(z), y, None, EDGES)
 
-    truth = 0.0 if temperature == 1 else float(sum(errors(100_000, s).gap_sum.mean() for s in range(5)) / 5)
+    merged = reduce(add, (errors(100_000, s) for s in range(5)))
+    truth = 0.0 if temperature == 1 else float(merged.gap_sum.mean())
     ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[1:] for s in range(200)]
     covered = np.mean([low <= truth <= high for low, high in ends])
     assert covered >= 0.88
