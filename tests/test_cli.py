@@ -105,6 +105,9 @@ class TestJob:
         assert "n = 1,000 rows, 3 classes; in brackets 95% intervals." in out
         assert after["nll"].value < before["nll"].value
 
+        above = any(e.value > e.high for e in (*before.values(), *after.values()))
+        assert ("counts chance as error" in out) == above
+
         again = succeed(capsys, "evaluate", "out.csv", "--probs", "p_*", "--label", "y")
         assert f"{after['nll'].value:.4f}" in again
 

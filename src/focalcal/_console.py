@@ -76,6 +76,11 @@ def show_evaluations(evaluations: Mapping[str, Any]) -> None:
     _console().print(table)
     level = next(iter(some.values())).level
     show_lines(f"n = {some.n:,} rows, {some.n_classes} classes; in brackets {level:.0%} intervals.")
+    if any(e.value > e.high for evaluation in evaluations.values() for e in evaluation.values()):
+        show_lines(
+            "A calibration error above its interval: the textbook formula counts chance as error, the",
+            "interval says what is left without it.",
+        )
 
 
 def _table(*columns: str) -> Any:

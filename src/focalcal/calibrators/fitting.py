@@ -21,7 +21,10 @@ _RANGE = 1e4
 _START_GAMMAS = (-0.9, 0.0, 3.0)
 
 #: Rows on which the basins are looked for, and how exactly.
-_FEW_ROWS, _ROUGH = 2048, 1e-8
+_FEW_ROWS, _ROUGH = 2048, 1e-6
+
+#: A basin whose γ is this close to 0 is the one that holds temperature scaling.
+_NEAR = 0.75
 
 #: With 1 − ρ² of the curvature's two directions below this, T and γ are not told apart.
 _SINGULAR = 1e-3
@@ -120,8 +123,10 @@ def _search(problem: _Problem) -> Optimum:
     for level, part in enumerate(parts):
         rough = _ROUGH if part is not whole else TOLERANCE
         if level == 1:
-            # on a few rows the basin of γ = 0 may have been lost by chance
-            points = _promising(problem, part, list(dict.fromkeys([*points, (float(plain.point[0]), 0.0)])))
+            if all(abs(gamma) > _NEAR for _, gamma in points):
+                # on a few rows the basin of γ = 0 may have been lost by chance
+                points.append((float(plain.point[0]), 0.0))
+            points = _promising(problem, part, points)
         found = _distinct([problem.minimise(part, *point, rough) for point in points])
         if level > 0 or part is whole:
             found = [min(found, key=lambda optimum: optimum.sums.loss)]

@@ -21,7 +21,7 @@ TOLERANCE = 1e-12
 _MAX_STEPS = 60
 
 #: Longest step in τ and, per unit of γ + 1.5, in γ.
-_MAX_TAU, _MAX_GAMMA = 1.5, 0.75
+_MAX_TAU, _MAX_GAMMA = 1.0, 0.5
 
 Vector = NDArray[np.float64]
 

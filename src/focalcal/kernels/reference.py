@@ -103,6 +103,7 @@ class Softmax(NamedTuple):
     size: Vector  # (b,) Ŝ, the sum of e
     odds: Vector  # (b,) S, odds against the top class
     log_odds: Vector  # (b,) log S
+    log_q: Vector  # (b,) log-probability of the top class, -log1p(S)
     far: Vector  # (b,) κ, mean distance of the rest below the top
     far2: Vector  # (b,) mean squared distance
 
@@ -120,7 +121,8 @@ def softmax(rows: Rows, log_temperature: float) -> Softmax:
     gap = rows.gap * scale
     log_odds = np.log(size) - gap
     far2 = gap * gap - 2 * gap * mean + square
-    return Softmax(u, e, gap, size, np.exp(log_odds), log_odds, gap - mean, far2)
+    odds = np.exp(log_odds)
+    return Softmax(u, e, gap, size, odds, log_odds, -np.log1p(odds), gap - mean, far2)
 
 
 class Terms(NamedTuple):
@@ -140,13 +142,15 @@ def rest_terms(q: Any, log_q: Any, shift: Any, variance: Any, gamma: float) -> T
     v = 1 - q
     log_v = np.log(v)
     ql = q * log_q
-    inverse = 1 / (v - gamma * ql)
-    a = ((1 + gamma) * q + gamma * ql) * inverse
+    gql = gamma * ql
+    inverse = 1 / (v - gql)
+    a = ((1 + gamma) * q + gql) * inverse
     b = ql * inverse
     odds = q / v
     qi = q * inverse
-    slope = (gamma - 1) * odds + a + 1
-    bend = ((gamma - 1) / v) * odds + a + gamma * qi + a * a
+    spare = (gamma - 1) * odds
+    slope = spare + a + 1
+    bend = spare / v + a + gamma * qi + a * a
     mixed = odds + qi + b + a * b
     by_tau = slope * shift
     by_gamma = b - log_v
@@ -178,7 +182,7 @@ def top_ratio(odds: Vector, log_odds: Vector, log_q: Vector, gamma: float) -> tu
 def top_terms(soft: Softmax, gamma: float) -> tuple[Vector, Terms]:
     """Return log h of the top class and its derivatives (factor unused); finite however small 1 - q is."""
     q, v = 1 / (1 + soft.odds), soft.odds / (1 + soft.odds)
-    log_q = -np.log1p(soft.odds)
+    log_q = soft.log_q
     log_v = soft.log_odds + log_q
     ratio, log_w = top_ratio(soft.odds, soft.log_odds, log_q, gamma)
     inverse = np.exp(np.minimum(-log_w, 300.0))  # 1/W; without end as gamma nears -1 and q nears 1
@@ -260,22 +264,21 @@ def temperature_jet(rows: Rows, log_temperature: float) -> Jet:
     mean = v * soft.far
     zero = np.zeros_like(v)
     slope = label + mean
-    return Jet(np.log1p(soft.odds) - label, (slope, zero), (v * soft.far2 - mean * mean - slope, zero, zero))
+    return Jet(-soft.log_q - label, (slope, zero), (v * soft.far2 - mean * mean - slope, zero, zero))
 
 
 def top_probability(rows: Rows, log_temperature: float, gammas: Sequence[float]) -> Vector:
     """Return the largest probability of φ_γ(softmax(z / T)) for each γ, shape (len(gammas), b)."""
     soft = softmax(rows, log_temperature)
-    log_q_top = -np.log1p(soft.odds)
-    offset = log_q_top - soft.gap
+    offset = soft.log_q - soft.gap
     q = soft.e * rows.spread(np.exp(offset))
     v = 1 - q
     log_v, ql = np.log(v), q * (soft.u + rows.spread(offset))
     out = np.empty((len(gammas), len(soft.gap)))
     for k, gamma in enumerate(gammas):
         rest = rows.total(soft.e, np.exp((1 - gamma) * log_v) / (v - gamma * ql))
-        log_w = top_ratio(soft.odds, soft.log_odds, log_q_top, gamma)[1]
-        log_top = log_q_top - gamma * (soft.log_odds + log_q_top) - log_w
+        log_w = top_ratio(soft.odds, soft.log_odds, soft.log_q, gamma)[1]
+        log_top = soft.log_q - gamma * (soft.log_odds + soft.log_q) - log_w
         out[k] = 1 / (1 + np.exp(np.log(np.maximum(rest, _TINY)) + offset - log_top))
     return out
 
@@ -285,7 +288,7 @@ def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     log_top, top = top_terms(soft, gamma)
     v = soft.odds / (1 + soft.odds)
     variance = np.maximum(v * soft.far2 - (v * soft.far) ** 2, 0)
-    offset, centre = -np.log1p(soft.odds) - soft.gap, soft.gap - v * soft.far
+    offset, centre = soft.log_q - soft.gap, soft.gap - v * soft.far
     q = soft.e * rows.spread(np.exp(offset))
     log_q = soft.u + rows.spread(offset)
     terms = rest_terms(q, log_q, rows.spread(centre) - soft.u, rows.spread(variance), gamma)
@@ -302,21 +305,18 @@ def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     label = _top_jet(value, p_rest, top, rest1, rest2)
     miss = np.flatnonzero(~rows.hit)
     if len(miss):
-        scale = np.exp(-log_temperature)
-        u = np.maximum(rows.label[miss] * scale, _LOWEST)
+        u = np.maximum(rows.label[miss] * np.exp(-log_temperature), _LOWEST)
         here = u + offset[miss]
         of_label = rest_terms(np.exp(here), here, centre[miss] - u, variance[miss], gamma)
-        log_p = u + np.log(of_label.factor / total[miss]) + log_against[miss] + value[miss]
-        mean = [p_top * t + p_rest * r for t, r in zip(top.first, rest1, strict=True)]
-        mean2 = [
-            p_top * (top.first[i] * top.first[j] + t) + p_rest * r
-            for (i, j), t, r in zip(_PAIRS, top.second, rest2, strict=True)
-        ]
-        label.value[miss] = log_p
+        label.value[miss] = u + np.log(of_label.factor / total[miss]) + log_against[miss] + value[miss]
+        one, other = p_top[miss], p_rest[miss]
+        top1 = [d[miss] for d in top.first]
+        mean = [one * t + other * r[miss] for t, r in zip(top1, rest1, strict=True)]
         for k in range(2):
-            label.first[k][miss] = of_label.first[k] - mean[k][miss]
+            label.first[k][miss] = of_label.first[k] - mean[k]
         for k, (i, j) in enumerate(_PAIRS):
-            label.second[k][miss] = of_label.second[k] - (mean2[k] - mean[i] * mean[j])[miss]
+            mean2 = one * (top1[i] * top1[j] + top.second[k][miss]) + other * rest2[k][miss]
+            label.second[k][miss] = of_label.second[k] - (mean2 - mean[i] * mean[j])
     return _Mapped(p_top, p_rest, top, rest1, rest2, label, weight, total, terms)
 
 
