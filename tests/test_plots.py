@@ -63,11 +63,11 @@ def test_density_strip_shows_the_share_of_rows(data):
 def test_title_carries_the_number_and_its_interval(data):
     y, p = data
     e = evaluate(y, p)["ece"]
-    display = ReliabilityDisplay.from_predictions(y, p, name="$my model")
+    display = ReliabilityDisplay.from_predictions(y, p, name=r"$\nope$")
     first, second = display.ax_.get_title(loc="left").split("\n")
-    assert first == "$my model"
+    assert first == r"$\nope$"
     assert second == f"ECE {e.value:.1%} [{e.low:.1%}, {e.high:.1%}]"
-    display.figure_.canvas.draw()  # a lone dollar sign is not mathematics
+    display.figure_.canvas.draw()  # a name is not mathematics
 
 
 def test_from_evaluation_draws_the_same(data):

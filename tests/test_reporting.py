@@ -283,9 +283,12 @@ def test_accuracy_that_changes_is_said(evaluations):
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, evaluations, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(
-        "pathlib.Path.write_text", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
-    )
+
+    def fill_the_disk(target, text, **options):
+        target.write_bytes(text[:100].encode())
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_text", fill_the_disk)
     with pytest.raises(OSError, match="disk full"):
         report(path, evaluations)
     monkeypatch.undo()

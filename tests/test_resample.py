@@ -32,6 +32,9 @@ def test_wilson_at_the_ends_touches_them_and_nan_stays():
     assert high[0] == pytest.approx(0.1611, abs=5e-5)
     assert (low[1], high[1]) == (pytest.approx(1 - 0.1611, abs=5e-5), 1)
     assert np.isnan([low[2], high[2]]).all()
+    n = np.arange(1, 500)
+    assert (wilson_interval(0 * n, n)[0] == 0).all()
+    assert (wilson_interval(n / n, n)[1] == 1).all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1, math.nan])
