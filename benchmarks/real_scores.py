@@ -120,7 +120,8 @@ def differences(files: list[dict], peers: dict) -> list[str]:
     lines = [
         "## FTS against TS: test NLL, paired",
         "",
-        "Negative: FTS is better. SVS and SMS are probmetrics 1.3.0's, measured on the same split (lower is better).",
+        "Negative: FTS is better. SVS and SMS are probmetrics 1.3.0's, measured on the same split (lower is better). "
+        "The rows of mmlu4 are ten prompts a question, so that its standard error is too small.",
         "",
         "| file | FTS − TS | standard error | in errors | TS | FTS | SVS | SMS |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -160,15 +161,40 @@ def messages(files: list[dict]) -> list[str]:
     return ["## What the fits said of themselves", "", *(said or ["Nothing."])]
 
 
+def draw(path: Path, figure: Path) -> None:
+    """Draw the test half of a file of logits, raw and after FTS fitted on the other half."""
+    import matplotlib.pyplot as plt
+
+    with np.load(path) as file:
+        logits, labels, chosen = file["logits"], file["labels"].astype(np.int64), file["val_mask"]
+    calibrator = focalcal.FocalTemperatureScaling().fit(logits[chosen], labels[chosen])
+    canvas, axes = plt.subplots(1, 2, figsize=(9, 4.9))
+    shown = {
+        "before": logits[~chosen],
+        "after focal temperature scaling": calibrator.transform(logits[~chosen]),
+    }
+    for ax, (name, scores) in zip(axes, shown.items(), strict=True):
+        focalcal.ReliabilityDisplay.from_predictions(
+            labels[~chosen], scores, input="logits", name=name, ax=ax
+        )
+    canvas.savefig(figure, dpi=120, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--write", type=Path)
+    parser.add_argument(
+        "--figure", type=Path, help="write reliability diagrams of the first file here instead"
+    )
     arguments = parser.parse_args()
     paths = sorted(arguments.data.glob("*.npz"))
     paths = [p for p in paths if {"labels", "val_mask"} <= set(np.load(p).files)]
     if not paths:
         raise SystemExit(f"Expected score files in {arguments.data}, got none.")
+    if arguments.figure:
+        draw(paths[0], arguments.figure)
+        return
     peers = arguments.data / "peer_scores.json"
     known = json.loads(peers.read_text())["scores"] if peers.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
