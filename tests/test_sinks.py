@@ -185,7 +185,7 @@ def test_npz_passes_the_other_arrays_through(tmp_path):
     assert sorted(np.load(tmp_path / "d.npz")) == ["calibrated_probs", "classes", "predicted"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("broken"), MemoryError()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 @pytest.mark.parametrize("existing", [None, b"precious"])
 def test_a_failure_leaves_no_trace(tmp_path, small_batches, error, suffix, existing):
@@ -194,8 +194,10 @@ def test_a_failure_leaves_no_trace(tmp_path, small_batches, error, suffix, exist
     if existing is not None:
         output.write_bytes(existing)
     before = sorted(os.listdir(tmp_path))
-    calibrator = Interrupted(error)
-    with pytest.raises(type(error), match="broken.*Rows are counted from row" if str(error) else None):
+    calibrator = Interrupted(error("broken"))
+    with pytest.raises(
+        error, match=r"broken \(Rows are counted from row \d+" if error is ValueError else "broken"
+    ):
         apply(calibrator, tmp_path / "a.parquet", output, logits="z?")
     assert calibrator.calls == 2
     assert sorted(os.listdir(tmp_path)) == before
