@@ -1,6 +1,6 @@
 """Measure how often the stated 95 % intervals contain the truth, by simulation.
 
-    python benchmarks/coverage.py [repetitions]
+    python benchmarks/interval_coverage.py [repetitions]
 
 Each scenario has a population of softmax rows p whose true probabilities q are known: q = p (calibrated),
 q = softmax(log p / T) (over-confident for T > 1, under-confident for T < 1), or q shifted by class. Samples
