@@ -14,7 +14,8 @@ from functools import cache, reduce
 from itertools import pairwise
 from typing import Any, Protocol, Self, TypeVar
 
-#: Elements of one block: its temporaries stay in a core's cache.
+#: Elements of one block: its temporaries stay in a core's cache. In tasks of several threads blocks are
+#: half as large, so that all of them together stay within 20 MB.
 BLOCK_ELEMENTS = 1 << 16
 
 #: Below this many elements a thread costs more than it brings.
@@ -73,4 +74,4 @@ def map_sum(function: Callable[[slice], T], n: int, n_classes: int, executor: Ex
 
 
 def _sum_run(function: Callable[[slice], T], low: int, high: int, n_classes: int) -> T:
-    return reduce(lambda a, b: a + b, map(function, row_slices(high, n_classes, start=low)))
+    return reduce(lambda a, b: a + b, map(function, row_slices(high, n_classes, low, BLOCK_ELEMENTS // 2)))

@@ -18,7 +18,7 @@ from focalcal.scores import Criterion, FitSums
 _RANGE = 1e4
 
 #: γ from which a fit starts: the loss can have two basins, one of them close to −1.
-_START_GAMMAS = (-0.9, 0.0, 3.0)
+_START_GAMMAS = (-0.9, 0.0, 2.0)
 
 #: Rows on which the basins are looked for, and how exactly.
 _FEW_ROWS, _ROUGH = 2048, 1e-6
@@ -33,6 +33,7 @@ _SINGULAR = 1e-3
 _WORTH = 1.92
 
 Gammas = tuple[float, float] | None
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Problem:
 
 def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fitted:
     """Fit T, and γ within `gammas` unless that is None, by the criterion "nll", "brier" or "ece"."""
-    survey = objective.part(_many_rows(objective)).survey()
+    survey = objective.part(_FEW_ROWS).survey()
     if survey.misses == 0 or survey.slope >= 0 or survey.distance == 0:
         survey = objective.survey()
     scale = survey.distance / survey.weight
@@ -73,9 +74,9 @@ def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fit
     identifiable = gammas is None or not _is_singular(best, objective.n_classes)
     if not identifiable:
         plain = _search(replace(problem, gammas=None))
-        if (plain.sums.loss - best.sums.loss) * best.sums.weight <= _WORTH:
+        if (plain.loss - best.loss) * best.sums.weight <= _WORTH:
             best = plain
-    point, loss = best.point, best.sums.loss
+    point, loss = best.point, best.loss
     errors = _standard_errors(best)
     if criterion == "ece":
         point, loss = minimise_ece(objective, float(point[0]), gammas)
@@ -113,45 +114,44 @@ def _fitted(
 def _search(problem: _Problem) -> Optimum:
     """Find the basins on a few rows, choose among them on many, and finish on all."""
     whole = problem.objective
-    parts = [whole.part(_FEW_ROWS)]
-    for part in (whole.part(_many_rows(whole)), whole):
-        if part.n > parts[-1].n:
-            parts.append(part)
-    plain = replace(problem, gammas=None).minimise(parts[0], problem.centre, 0.0, _ROUGH)
-    starts = [0.0] if problem.gammas is None else [float(np.clip(g, *problem.gammas)) for g in _START_GAMMAS]
-    points = [(float(plain.point[0]) + _shift(gamma), gamma) for gamma in dict.fromkeys(starts)]
-    for level, part in enumerate(parts):
-        rough = _ROUGH if part is not whole else TOLERANCE
-        if level == 1:
-            if all(abs(gamma) > _NEAR for _, gamma in points):
-                # on a few rows the basin of γ = 0 may have been lost by chance
-                points.append((float(plain.point[0]), 0.0))
-            points = _promising(problem, part, points)
-        found = _distinct([problem.minimise(part, *point, rough) for point in points])
-        if level > 0 or part is whole:
-            found = [min(found, key=lambda optimum: optimum.sums.loss)]
-        points = [(float(optimum.point[0]), float(optimum.point[1])) for optimum in found]
-    return found[0]
+    few, many = whole.part(_FEW_ROWS), whole.part(_many_rows(whole))
+    plain = replace(problem, gammas=None).minimise(few, problem.centre, 0.0, _ROUGH)
+    points = [_point(plain)] if problem.gammas is None else _basins(problem, few, _point(plain))
+    for part in dict.fromkeys((many, whole)):
+        tolerance = TOLERANCE if part is whole else _ROUGH
+        found = [problem.minimise(part, *point, tolerance) for point in _promising(problem, part, points)]
+        best = min(found, key=lambda optimum: optimum.loss)
+        points = [_point(best)]
+    return best
+
+
+def _point(optimum: Optimum) -> Point:
+    return float(optimum.point[0]), float(optimum.point[1])
+
+
+def _basins(problem: _Problem, few: Objective, plain: Point) -> list[Point]:
+    """Return where the steps from several γ end on a few rows."""
+    low, high = problem.low[1], problem.high[1]
+    starts = dict.fromkeys(float(np.clip(gamma, low, high)) for gamma in _START_GAMMAS)
+    found = [problem.minimise(few, plain[0] + _shift(gamma), gamma, _ROUGH) for gamma in starts]
+    points = [_point(optimum) for optimum in _distinct(found)]
+    if all(abs(gamma) > _NEAR for _, gamma in points):
+        points.append(plain)  # on a few rows the basin of γ = 0 may have been lost by chance
+    return points
 
 
 def _many_rows(objective: Objective) -> int:
     return max(2 * _FEW_ROWS, (1 << 21) // objective.n_classes)
 
 
-def _promising(
-    problem: _Problem, part: Objective, points: list[tuple[float, float]]
-) -> list[tuple[float, float]]:
+def _promising(problem: _Problem, part: Objective, points: list[Point]) -> list[Point]:
     """Drop the basins whose floor, by the quadratic model at a first look, is clearly the higher one."""
     if len(points) == 1:
         return points
     looks = _distinct([problem.minimise(part, *point, math.inf) for point in points])
-    floors = [look.sums.loss - look.decrease for look in looks]
+    floors = [look.loss for look in looks]
     slack = max(look.decrease for look in looks) + 1e-9
-    return [
-        (float(look.point[0]), float(look.point[1]))
-        for look, floor in zip(looks, floors, strict=True)
-        if floor <= min(floors) + slack
-    ]
+    return [_point(look) for look, floor in zip(looks, floors, strict=True) if floor <= min(floors) + slack]
 
 
 def _shift(gamma: float) -> float:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from focalcal.scores import FitSums
 
-#: Stop when the next step promises to lower the mean loss by less than this.
-TOLERANCE = 1e-12
+#: Stop when the next step promises to lower the mean loss by less than this. It is still taken, and Newton's
+#: steps converge quadratically: what remains then is below the rounding of the sums.
+TOLERANCE = 1e-9
 
 _MAX_STEPS = 60
 
@@ -36,6 +37,11 @@ class Optimum:
     evaluations: int
     held: tuple[bool, bool]  # parameters that are fixed or pushed against a bound
     decrease: float  # how much lower than `sums` says the loss is, by the quadratic model
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss at `point`."""
+        return self.sums.loss - self.decrease
 
 
 def minimise(
@@ -66,12 +72,12 @@ def minimise(
             step = step / 2
             new = np.clip(point + step, lower, upper)
             if np.abs(step).max() < 1e-9:
-                return Optimum(point, sums, False, evaluations, held, decrease)
+                return Optimum(point, sums, False, evaluations, held, 0.0)
             tried = function(*new)
             evaluations += 1
         point, sums = new, tried
     held = _held(point, sums.gradient, lower, upper)
-    return Optimum(point, sums, False, evaluations, held, decrease)
+    return Optimum(point, sums, False, evaluations, held, 0.0)
 
 
 def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tuple[bool, bool]:

@@ -14,8 +14,8 @@ from focalcal.kernels import reference
 from focalcal.labels import encode
 from focalcal.scores import Criterion, FitSums, sum_jet
 
-#: Up to this many numbers the split rows are kept between passes (8 MB in float32).
-_KEPT_ELEMENTS = 1 << 20
+#: Up to this many numbers the split rows are kept between passes (2 MB in float32).
+_KEPT_ELEMENTS = 1 << 19
 
 #: Rows that stay together when a part of the data is taken.
 _CHUNK = 64
@@ -54,6 +54,7 @@ class Objective:
         self._kept: dict[int, reference.Rows] | None = (
             {} if self.n * self.n_classes <= _KEPT_ELEMENTS else None
         )
+        self._parts: dict[int, Objective] = {}
         # Freeing one large array makes the C library keep later temporaries instead of returning each to
         # the system, which would cost more than the arithmetic (measured: three times the whole pass).
         np.empty(31 << 20, np.uint8)
@@ -62,6 +63,11 @@ class Objective:
         """Return the objective on about this many rows, in chunks spread evenly over the data."""
         if 2 * rows > self.n:
             return self
+        if rows not in self._parts:
+            self._parts[rows] = self._part(rows)
+        return self._parts[rows]
+
+    def _part(self, rows: int) -> Objective:
         starts = np.linspace(0, self.n - _CHUNK, max(1, rows // _CHUNK)).astype(np.intp)
         index = (starts[:, None] + np.arange(_CHUNK)).ravel()
         if self.weight is not None and not self.weight[index].any():

@@ -54,9 +54,7 @@ class Rows:
         """Sum a, or a·b, over the classes of each row."""
         if b is None:
             return np.asarray(a.sum(axis=self.axis), np.float64)
-        if self.axis == 1:
-            return np.asarray(np.einsum("ij,ij->i", a, b), np.float64)
-        return np.asarray((a * b).sum(axis=0), np.float64)
+        return np.asarray(np.einsum("ij,ij->i" if self.axis == 1 else "ij,ij->j", a, b), np.float64)
 
 
 def split_rows(logits: Floats, codes: NDArray[np.intp], weight: Vector | None = None) -> Rows:
@@ -112,7 +110,7 @@ def softmax(rows: Rows, log_temperature: float) -> Softmax:
     """Return softmax(z / T) split into top class and rest, with the rest's first two moments."""
     scale = np.exp(-log_temperature)
     u = rows.rest * rows.rest.dtype.type(scale)
-    np.maximum(u, rows.rest.dtype.type(_LOWEST), out=u)
+    np.maximum(u, np.full(u.shape[1], _LOWEST, u.dtype), out=u)  # a row of them: a scalar would be slower
     e = np.exp(u)
     size = np.maximum(rows.total(e), _TINY)
     weighted = e * u
