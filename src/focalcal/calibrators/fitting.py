@@ -18,7 +18,7 @@ from focalcal.scores import Criterion, FitSums
 _RANGE = 1e4
 
 #: γ from which a fit starts: the loss can have two basins, one of them close to −1.
-_START_GAMMAS = (-0.9, 0.0, 2.0)
+_START_GAMMAS = (-0.9, 0.0, 3.0)
 
 #: Rows on which the basins are looked for, and how exactly.
 _FEW_ROWS, _ROUGH = 2048, 1e-6
