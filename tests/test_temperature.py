@@ -310,10 +310,10 @@ def test_rows_and_classes_permute(family):
     assert other.diagnostics_.loss == pytest.approx(one.diagnostics_.loss, rel=1e-11)
 
 
-def test_blocks_and_threads_do_not_change_a_fit(monkeypatch):
+def test_blocks_do_not_change_a_fit(monkeypatch):
     z, y = drawn(5000, 10, 2.0, seed=20)
     one = FocalTemperatureScaling().fit(z, y)
-    monkeypatch.setattr("focalcal.engine._SERIAL_ELEMENTS", 100)
+    monkeypatch.setattr("focalcal.engine.row_slices.__defaults__", (0, 700))
     monkeypatch.setattr("focalcal.calibrators.objective._KEPT_ELEMENTS", 0)
     other = FocalTemperatureScaling().fit(z, y)
     assert other.temperature_ == pytest.approx(one.temperature_, rel=1e-10)

@@ -113,7 +113,7 @@ def evaluate(
     level : float
         Coverage of the intervals.
     executor : concurrent.futures.Executor, optional
-        Where blocks of rows are summed; threads by default.
+        Where blocks of rows are summed; by default in this thread.
 
     Returns
     -------

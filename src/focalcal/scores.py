@@ -129,13 +129,20 @@ class FitSums:
 
 def sum_jet(jet: reference.Jet, weight: NDArray[np.float64] | None) -> FitSums:
     """Sum a block's losses and derivatives, weighted."""
-    first = np.stack(jet.first)  # (2, b)
-    second = np.stack(jet.second)  # (3, b)
     if weight is None:
-        weighted, rows = first, float(len(jet.value))
-        loss, bend, total = float(jet.value.sum()), second.sum(axis=1), rows
+        rows = total = float(len(jet.value))
+        loss, *sums = (column.sum() for column in (jet.value, *jet.first, *jet.second))
+        tau, gamma = jet.first
     else:
-        weighted, rows = first * weight, float(np.count_nonzero(weight))
-        loss, bend, total = float(jet.value @ weight), second @ weight, float(weight.sum())
-    hessian = np.array([[bend[0], bend[1]], [bend[1], bend[2]]])
-    return FitSums(rows, total, loss, weighted.sum(axis=1), hessian, weighted @ weighted.T)
+        rows, total = float(np.count_nonzero(weight)), float(weight.sum())
+        loss, *sums = (column @ weight for column in (jet.value, *jet.first, *jet.second))
+        tau, gamma = (column * weight for column in jet.first)
+    both = tau @ gamma
+    return FitSums(
+        rows,
+        total,
+        float(loss),
+        np.array(sums[:2]),
+        np.array([[sums[2], sums[3]], [sums[3], sums[4]]]),
+        np.array([[tau @ tau, both], [both, gamma @ gamma]]),
+    )

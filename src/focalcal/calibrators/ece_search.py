@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalcal.calibrators.objective import Objective
-from focalcal.engine import row_slices, threads
+from focalcal.engine import row_slices
 from focalcal.kernels.reference import top_probability
 
 #: The grids of Komisarenko and Kull, arXiv 2408.11598.
@@ -73,7 +73,7 @@ def _errors(part: Objective, cells: list[tuple[float, float]]) -> dict[tuple[flo
         confidence = np.concatenate([top_probability(rows, tau, gammas) for rows in blocks], axis=1)
         return [equal_mass_ece(c, hit, weight) for c in confidence]
 
-    found = threads().map(of_temperature, by_temperature)
+    found = map(of_temperature, by_temperature)
     return {
         (t, g): e for t, es in zip(by_temperature, found, strict=True) for g, e in zip(by_temperature[t], es)
     }

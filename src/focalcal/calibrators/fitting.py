@@ -177,14 +177,16 @@ def _is_singular(optimum: Optimum, n_classes: int) -> bool:
 
 def _standard_errors(optimum: Optimum) -> tuple[float, float]:
     r"""Return those of (τ, γ) by the sandwich :math:`H^{-1} (\sum w^2 g g^\top) H^{-1}`; NaN where held."""
-    errors = np.full(2, np.nan)
-    free = np.flatnonzero(~np.array(optimum.held))
-    hessian = optimum.sums.hessian[np.ix_(free, free)]
-    if len(free) and np.linalg.matrix_rank(hessian) == len(free):
-        inverse = np.linalg.inv(hessian)
-        covariance = inverse @ optimum.sums.outer[np.ix_(free, free)] @ inverse
-        errors[free] = np.sqrt(np.maximum(np.diag(covariance), 0))
-    return float(errors[0]), float(errors[1])
+    (a, b), (_, d) = optimum.sums.hessian
+    inverse = np.full((2, 2), np.nan)
+    if optimum.held == (False, False) and a * d > b * b:
+        inverse = np.array([[d, -b], [-b, a]]) / (a * d - b * b)
+    elif optimum.held == (False, True) and a > 0:
+        inverse = np.array([[1 / a, 0.0], [0.0, np.nan]])
+    elif optimum.held == (True, False) and d > 0:
+        inverse = np.array([[np.nan, 0.0], [0.0, 1 / d]])
+    variance = [float(row @ optimum.sums.outer @ row) for row in inverse]
+    return variance[0] ** 0.5, variance[1] ** 0.5
 
 
 def _without_optimum(problem: _Problem, survey: Survey, criterion: str) -> Fitted:

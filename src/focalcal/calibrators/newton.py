@@ -7,6 +7,7 @@ and pushes outward is left out), and is halved until the loss falls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ _MAX_STEPS = 60
 
 #: Longest step in τ and, per unit of γ + 1.5, in γ.
 _MAX_TAU, _MAX_GAMMA = 1.0, 0.5
+
+#: A curvature below this counts as this much.
+_FLAT = 1e-14
 
 Vector = NDArray[np.float64]
 
@@ -88,16 +92,25 @@ def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tupl
 
 def _step(sums: FitSums, held: tuple[bool, bool], point: Vector) -> tuple[Vector, float]:
     """Return the step and the fall of the loss that the quadratic model promises for it."""
-    free = ~np.array(held)
-    step = np.zeros(2)
-    if not free.any():
-        return step, 0.0
-    gradient = sums.gradient[free]
-    values, vectors = np.linalg.eigh(sums.hessian[np.ix_(free, free)])
-    curvature = np.maximum(np.abs(values), 1e-14 + 1e-12 * np.abs(values).max())
-    along = vectors.T @ gradient
-    step[free] = -vectors @ (along / curvature)
-    decrease = float((along**2 / curvature).sum() / 2)
-    longest = np.array([_MAX_TAU, _MAX_GAMMA * (point[1] + 1.5)])
-    over = float((np.abs(step) / longest).max())
+    step, decrease = np.zeros(2), 0.0
+    for curvature, direction in _axes(sums.hessian, held):
+        slope = float(direction @ sums.gradient)
+        step -= direction * (slope / curvature)
+        decrease += slope * slope / curvature / 2
+    over = max(abs(step[0]) / _MAX_TAU, abs(step[1]) / (_MAX_GAMMA * (point[1] + 1.5)))
     return (step / over if over > 1 else step), decrease
+
+
+def _axes(hessian: Vector, held: tuple[bool, bool]) -> list[tuple[float, Vector]]:
+    """Return the Hessian's axes among the free parameters, each with its curvature made positive."""
+    a, b, d = float(hessian[0, 0]), float(hessian[0, 1]), float(hessian[1, 1])
+    if held[0] or held[1]:
+        ends = [(abs(a), np.array([1.0, 0.0])), (abs(d), np.array([0.0, 1.0]))]
+        return [(max(c, _FLAT), v) for (c, v), fixed in zip(ends, held, strict=True) if not fixed]
+    angle, middle, radius = math.atan2(2 * b, a - d) / 2, (a + d) / 2, math.hypot((a - d) / 2, b)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    least = _FLAT + 1e-12 * (abs(middle) + radius)
+    return [
+        (max(abs(middle + radius), least), np.array([cosine, sine])),
+        (max(abs(middle - radius), least), np.array([-sine, cosine])),
+    ]
