@@ -317,8 +317,8 @@ class TestErrors:
 
 INTERRUPTED = """
 import sys, time
-import focalcal.calibrators.temperature as t, focalcal.sinks
-focalcal.sinks.BATCH_ELEMENTS = 256
+import focalcal.calibrators.temperature as t, focalcal.io.sinks
+focalcal.io.sinks.BATCH_ELEMENTS = 256
 first = t.FocalTemperatureScaling.transform
 def transform(self, X):
     if hasattr(self, "seen"):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import log_softmax
 
-from focalcal.sinks import apply
+from focalcal.io.sinks import apply
 
 
 class Halving:
@@ -42,7 +42,7 @@ class Interrupted(Halving):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr("focalcal.sinks.BATCH_ELEMENTS", 64)
+    monkeypatch.setattr("focalcal.io.sinks.BATCH_ELEMENTS", 64)
 
 
 def rich_table(n=40):

@@ -30,7 +30,7 @@ _HOME = {
     "Evaluation": "metrics",
     "ReliabilityDisplay": "plots",
     "report": "reporting",
-    "open_scores": "sources",
+    "open_scores": "io",
     "CalibrationWarning": "_validate",
 }
 

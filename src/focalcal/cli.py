@@ -1,4 +1,4 @@
-"""The command line: each command calls one function of `jobs`, `sinks` or `demo` and shows its result."""
+"""The command line: each command calls one function of `jobs`, `io.sinks` or `demo` and shows its result."""
 
 from __future__ import annotations
 
@@ -176,8 +176,9 @@ def apply(
       focalcal apply cal.json test.parquet --logits 'z*' -o calibrated.parquet
       focalcal apply cal.json scores.npz --where 'not val_mask' -o calibrated.npz
     """
-    from focalcal import _console, sinks
+    from focalcal import _console
     from focalcal.calibrators import load
+    from focalcal.io import sinks
 
     with _console.collected_warnings() as notes, _console.Progress(f"Calibrating {table}") as progress:
         result = sinks.apply(
@@ -327,7 +328,7 @@ def _class_names(text: str) -> Any:
     """Return the names of a comma-separated list, or of a file with one name a line."""
     import numpy as np
 
-    from focalcal._columns import parse_labels
+    from focalcal.io.columns import parse_labels
 
     if os.path.isfile(text):
         with open(text, encoding="utf-8-sig") as file:

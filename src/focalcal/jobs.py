@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from focalcal._validate import check_choice
-from focalcal.sinks import check_kind, check_order
-from focalcal.sources import Scores, open_scores
+from focalcal.io.sinks import check_kind, check_order
+from focalcal.io.sources import Scores, open_scores
 
 
 def fit_file(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import focalcal
-from focalcal._files import written_aside
 from focalcal._validate import check_evaluations, optional_module
 from focalcal.evaluation import Evaluation
+from focalcal.io.files import written_aside
 from focalcal.reporting.figures import diagram_svg
 from focalcal.reporting.words import describe_fit, metric_rows, verdict
 from focalcal.resample import wilson_interval

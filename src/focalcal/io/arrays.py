@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._columns import choose_column
-from focalcal._files import format_of
-from focalcal._tables import import_duckdb, rows_where
 from focalcal._validate import Input
+from focalcal.io.columns import choose_column
+from focalcal.io.files import format_of
+from focalcal.io.tables import import_duckdb, rows_where
 
 
 def read_arrays(path: str) -> dict[str, NDArray[Any]]:

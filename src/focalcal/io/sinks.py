@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._arrays import find_key, kept_rows, read_arrays
-from focalcal._files import find_paths, format_of, written_aside
-from focalcal._tables import BATCH_ELEMENTS, Table, open_table, rows_where, score_block
 from focalcal._validate import as_scores, check_choice
-from focalcal.sources import Columns, Wanted, declared, find_columns, missing_values
+from focalcal.io.arrays import find_key, kept_rows, read_arrays
+from focalcal.io.files import find_paths, format_of, written_aside
+from focalcal.io.sources import Columns, Wanted, declared, find_columns, missing_values
+from focalcal.io.tables import BATCH_ELEMENTS, Table, open_table, rows_where, score_block
 
 #: One batch: the columns passed through (an Arrow record batch) and the scores.
 Block = tuple[Any, NDArray[Any]]

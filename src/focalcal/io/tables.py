@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._files import format_of
+from focalcal.io.files import format_of
 
 #: Numbers in one batch: large enough that a batch costs nothing, small enough to forget about.
 BATCH_ELEMENTS = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._files import did_you_mean, natural_key
+from focalcal.io.files import did_you_mean, natural_key
 
 _MAGIC = re.compile(r"[*?\[]")
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._arrays import column_of, find_key, kept_rows, read_arrays
-from focalcal._columns import choose_column, choose_columns, matched_parts, parse_labels, resolve_classes
-from focalcal._files import find_paths, format_of
-from focalcal._tables import BATCH_ELEMENTS, Table, open_table, quote, score_block
 from focalcal._validate import Input, as_scores
+from focalcal.io.arrays import column_of, find_key, kept_rows, read_arrays
+from focalcal.io.columns import choose_column, choose_columns, matched_parts, parse_labels, resolve_classes
+from focalcal.io.files import find_paths, format_of
+from focalcal.io.tables import BATCH_ELEMENTS, Table, open_table, quote, score_block
 
 _LABEL_KEYS = ("labels", "label", "y")
 _INTEGER = re.compile(r"U?(TINY|SMALL|BIG)?INT(EGER)?")
