@@ -100,6 +100,11 @@ def test_text_that_is_no_calibrator_is_refused(tmp_path, text):
         load(path)
 
 
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a calibrator's JSON in .*c\.json, got no such file"):
+        load(tmp_path / "c.json")
+
+
 def test_a_pickle_is_not_read(tmp_path):
     import pickle
 

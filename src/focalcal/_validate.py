@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Mapping, Sized
 from typing import Any, Literal, get_args
 
@@ -147,6 +148,19 @@ def check_scores(scores: NDArray[Any], kind: Input, name: str = "X") -> None:
     """Check every value, block by block: NaN, infinities, probabilities outside [0, 1], row sums."""
     for rows in row_slices(len(scores), class_count(scores)):
         check_block(scores[rows], kind, name, rows.start)
+
+
+def warn_of_probabilities(scores: NDArray[Any], kind: Input, stacklevel: int) -> None:
+    """Warn where declared logits look like probabilities; they are still taken as declared."""
+    if kind == "logits" and scores.ndim == 2 and len(scores) >= 10:
+        first = scores[:1000].astype(np.float64)
+        if first.min() >= 0 and np.abs(first.sum(axis=1) - 1).max() < _SUM_TOLERANCE[scores.dtype.name]:
+            warnings.warn(
+                "The rows are non-negative and sum to 1, as probabilities do, and are taken as the logits "
+                'they were declared to be. If they are probabilities, pass input="probs" (--probs).',
+                CalibrationWarning,
+                stacklevel=stacklevel,
+            )
 
 
 def check_block(block: NDArray[Any], kind: Input, name: str, first: int) -> None:

@@ -20,6 +20,7 @@ from focalcal._validate import (
     check_weights,
     class_count,
     to_logits,
+    warn_of_probabilities,
 )
 from focalcal.bins import BinSums, bin_classes, bin_rows, equal_mass_edges, equal_width_edges
 from focalcal.engine import map_sum
@@ -193,6 +194,7 @@ def judge(
     labels = as_labels(y_true, n)
     codes = encode(labels, find_classes(labels, n_classes, classes))
     weight = check_weights(sample_weight, n)
+    warn_of_probabilities(scores, declared, stacklevel=4)
     task = Pass(scores, codes, weight, declared, bins, with_classes, with_confidence)
     sums = map_sum(task, n, n_classes, executor)
     return sums, task

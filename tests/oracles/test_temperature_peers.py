@@ -21,7 +21,7 @@ def as_logits(name):
 
 def ours(z, y):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CalibrationWarning)  # classes that do not occur
+        warnings.simplefilter("ignore", CalibrationWarning)  # absent classes, logits like probabilities
         return TemperatureScaling().fit(z, y).temperature_
 
 

@@ -43,6 +43,8 @@ def write(artefact: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read an artefact and check everything that does not depend on the kind of calibrator."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected a calibrator's JSON in {path}, got no such file. Fit one first.")
     try:
         artefact = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

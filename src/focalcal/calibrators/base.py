@@ -22,6 +22,7 @@ from focalcal._validate import (
     check_weights,
     class_count,
     to_logits,
+    warn_of_probabilities,
 )
 from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
@@ -92,6 +93,7 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         labels = as_labels(y, len(scores))
         weight = check_weights(sample_weight, len(scores))
         check_scores(scores, kind)
+        warn_of_probabilities(scores, kind, stacklevel=3)
         classes = find_classes(labels, class_count(scores), self.classes)
         validate_data(self, _table(X, scores), skip_check_array=True)
         fitted = self._estimate(Objective(scores, labels, classes, weight, kind))
