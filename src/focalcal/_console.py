@@ -62,7 +62,7 @@ def show_fit(calibrator: Any, description: str) -> None:
 
 def show_evaluations(evaluations: Mapping[str, Any]) -> None:
     """Write evaluations side by side: value and interval of each metric."""
-    from focalcal.evaluation import _TITLES
+    from focalcal.evaluation import TITLES
 
     single = len(evaluations) == 1
     table = _table("", *(["value"] if single else evaluations))
@@ -72,7 +72,7 @@ def show_evaluations(evaluations: Mapping[str, Any]) -> None:
         for evaluation in evaluations.values():
             e = evaluation[metric]
             cells.append(f"[bold]{e.value:.4f}[/] [dim]\\[{e.low:.4f}, {e.high:.4f}][/]")
-        table.add_row(_TITLES.get(metric, metric), *cells)
+        table.add_row(TITLES.get(metric, metric), *cells)
     _console().print(table)
     level = next(iter(some.values())).level
     show_lines(f"n = {some.n:,} rows, {some.n_classes} classes; in brackets {level:.0%} intervals.")

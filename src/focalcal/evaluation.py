@@ -14,7 +14,7 @@ from focalcal.estimate import Estimate
 from focalcal.judging import judge, warn_of_impossible
 from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
 
-_TITLES = {
+TITLES = {
     "nll": "NLL (nats)",
     "brier": "Brier score",
     "accuracy": "accuracy",
@@ -67,7 +67,7 @@ class Evaluation(Mapping[str, Estimate]):
     def __str__(self) -> str:
         level = next(iter(self.metrics.values())).level
         head = f"{'':16} {'value':>8} {f'{level:.0%} interval':>20} {'stderr':>8}"
-        rows = [_row(_TITLES.get(name, name), estimate) for name, estimate in self.metrics.items()]
+        rows = [_row(TITLES.get(name, name), estimate) for name, estimate in self.metrics.items()]
         return "\n".join([head, *rows, f"n = {self.n}, {self.n_classes} classes"])
 
     __repr__ = __str__
