@@ -19,7 +19,7 @@ class Diagnostics:
         Its mean over the fitted rows, at the fitted parameters.
     converged : bool
         The optimum was reached (or there is none, see `separable`).
-    evaluations : int
+    iterations : int
         Passes over all rows, after the starts that were tried on a part of them.
     at_bound : tuple of str
         Parameters that ended at a bound.
@@ -36,7 +36,7 @@ class Diagnostics:
     criterion: str
     loss: float
     converged: bool
-    evaluations: int
+    iterations: int
     at_bound: tuple[str, ...] = ()
     separable: bool = False
     worse_than_chance: bool = False

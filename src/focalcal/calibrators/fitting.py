@@ -92,7 +92,7 @@ def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fit
         criterion,
         loss,
         best.converged,
-        best.evaluations,
+        best.iterations,
         tuple(at_bound),
         worse_than_chance=bool(point[0] >= problem.high[0]),
         identifiable=identifiable,

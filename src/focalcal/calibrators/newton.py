@@ -38,7 +38,7 @@ class Optimum:
     point: Vector  # (2,) τ, γ
     sums: FitSums  # one step before `point`
     converged: bool
-    evaluations: int
+    iterations: int
     held: tuple[bool, bool]  # parameters that are fixed or pushed against a bound
     decrease: float  # how much lower than `sums` says the loss is, by the quadratic model
 
@@ -61,27 +61,27 @@ def minimise(
     """
     lower, upper = np.array(low, float), np.array(high, float)
     point = np.clip(np.array(start, float), lower, upper)
-    sums, evaluations = function(*point), 1
+    sums, iterations = function(*point), 1
     for _ in range(_MAX_STEPS):
         held = _held(point, sums.gradient, lower, upper)
         step, decrease = _step(sums, held, point)
         new = np.clip(point + step, lower, upper)
         if decrease < tolerance:
-            return Optimum(new, sums, True, evaluations, held, decrease)
+            return Optimum(new, sums, True, iterations, held, decrease)
         tried = function(*new)
-        evaluations += 1
+        iterations += 1
         # so close to the optimum rounding outweighs the fall of the loss, and Newton's step is right
         noise = 1e-6 * (1 + abs(sums.loss)) if decrease < 1e-7 else 0.0
         while not tried.loss <= sums.loss + noise:
             step = step / 2
             new = np.clip(point + step, lower, upper)
             if np.abs(step).max() < 1e-9:
-                return Optimum(point, sums, False, evaluations, held, 0.0)
+                return Optimum(point, sums, False, iterations, held, 0.0)
             tried = function(*new)
-            evaluations += 1
+            iterations += 1
         point, sums = new, tried
     held = _held(point, sums.gradient, lower, upper)
-    return Optimum(point, sums, False, evaluations, held, 0.0)
+    return Optimum(point, sums, False, iterations, held, 0.0)
 
 
 def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tuple[bool, bool]:
