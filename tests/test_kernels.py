@@ -89,8 +89,10 @@ def test_temperature_jet_is_the_focal_one_at_gamma_zero():
 
 @pytest.mark.parametrize("gamma", [-1.0, -0.5, 0.0, 1.0, 7.0])
 @pytest.mark.parametrize("n_classes", [3, 40])
-def test_huge_gaps_ties_and_masks_stay_finite(gamma, n_classes):
-    z = np.zeros((5, n_classes))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("log_temperature", [0.0, -12.0])
+def test_huge_gaps_ties_and_masks_stay_finite(gamma, n_classes, dtype, log_temperature):
+    z = np.zeros((5, n_classes), dtype)
     z[0, 0] = 1e4  # certain
     z[1, :2] = 1e4  # a tie on top
     z[2] = -np.inf  # one class possible
@@ -99,10 +101,12 @@ def test_huge_gaps_ties_and_masks_stay_finite(gamma, n_classes):
     y = np.array([1, 1, 1, 0, 2])
     rows = reference.split_rows(z, y)
     for function in JETS.values():
-        jet = flat(function(rows, 0.0, gamma))
+        jet = flat(function(rows, log_temperature, gamma))
         assert np.isfinite(jet).all()
-    nll = reference.nll_jet(rows, 0.0, gamma).value
-    np.testing.assert_allclose(nll, -focal_map(z, gamma)[np.arange(5), y], rtol=1e-12, atol=1e-15)
+    nll = reference.nll_jet(rows, log_temperature, gamma).value
+    scaled = z.astype(np.float64) / np.exp(log_temperature)
+    expected = -focal_map(scaled, gamma)[np.arange(5), y]
+    np.testing.assert_allclose(nll, expected, rtol=1e-12 if dtype == np.float64 else 1e-6, atol=1e-15)
     assert nll[2] == 0
     assert nll[1] == pytest.approx(np.log(2))
 

@@ -289,7 +289,9 @@ def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     offset, centre = soft.log_q - soft.gap, soft.gap - v * soft.far
     q = soft.e * rows.spread(np.exp(offset))
     log_q = soft.u + rows.spread(offset)
-    terms = rest_terms(q, log_q, rows.spread(centre) - soft.u, rows.spread(variance), gamma)
+    # beyond 1e15 nats the rest weighs nothing; its terms must only stay finite in float32
+    shift = rows.spread(np.minimum(centre, 1e15)) - soft.u
+    terms = rest_terms(q, log_q, shift, rows.spread(variance), gamma)
     weight = soft.e * terms.factor
     total = np.maximum(rows.total(weight), _TINY)
     tau, gam = terms.first
