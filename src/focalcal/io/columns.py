@@ -17,6 +17,9 @@ _MAGIC = re.compile(r"[*?\[]")
 #: Whole numbers as people write them; "007" is a name.
 _WHOLE = re.compile(r"(0|-?[1-9]\d{0,17})")
 
+#: A number as float columns are written; the point tells it from a name such as 1e5.
+_DECIMAL = re.compile(r"-?(0|[1-9]\d*)\.\d*([eE][+-]?\d{1,2})?")
+
 
 def choose_columns(
     wanted: str | Sequence[str], names: Sequence[str], option: str, without: Collection[str | None] = ()
@@ -100,8 +103,15 @@ def matched_parts(wanted: str | Sequence[str], columns: Sequence[str]) -> list[s
     return [name[len(before) : len(name) - len(after)] for name in columns]
 
 
+def _without_decimals(text: str) -> str:
+    """Return "7" for "7.0", "7.000" and "7.0e+00"; any other text as it is."""
+    if _DECIMAL.fullmatch(text) and float(text).is_integer() and abs(float(text)) < 1e15:
+        return str(int(float(text)))
+    return text
+
+
 def parse_labels(texts: NDArray[Any]) -> NDArray[Any]:
-    """Return labels read as text: integers if every one is a whole number (7 or 7.0), else strings.
+    """Return labels read as text: integers if every one is a whole number (7, 7.0 or 7.0e+00), else strings.
 
     Examples
     --------
@@ -109,7 +119,7 @@ def parse_labels(texts: NDArray[Any]) -> NDArray[Any]:
     (array([ 1, 10]), array(['007', '1'], dtype='<U3'))
     """
     different = np.unique(texts)
-    whole = [text.removesuffix(".0") for text in different.tolist()]
+    whole = [_without_decimals(text) for text in different.tolist()]
     if not all(_WHOLE.fullmatch(text) for text in whole):
         return texts
     return np.array([int(text) for text in whole])[np.searchsorted(different, texts)]
