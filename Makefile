@@ -34,7 +34,7 @@ clean:
 	rm -rf $(VENV) focalcal-demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # A stamp for each set of extras: the second run installs nothing.
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt setup.py $(wildcard src/focalcal/kernels/c/*) | $(BIN)/python
 	@echo "Installing focalcal[$*] into $(VENV) (once) ..."
 	@$(INSTALL) --editable '.[$*]'
 	@touch $@

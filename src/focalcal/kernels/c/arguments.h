@@ -1,0 +1,17 @@
+/* Python objects to plain C: arrays come through the buffer protocol, so that no NumPy header is needed. */
+#ifndef FOCALCAL_ARGUMENTS_H
+#define FOCALCAL_ARGUMENTS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "loops.h"
+
+/* Fill `view` with an array of `ndim` axes whose items are of one of the kinds in `formats`: 'd' float64,
+ * 'f' float32, 'q' int64. `writable` arrays must be C-contiguous. Return its kind; 0 with an exception. */
+char get_array(PyObject *object, Py_buffer *view, const char *name, const char *formats, int ndim, int writable);
+
+/* The loops in use: those of the best level of this processor, unless set_level chose others. */
+extern const struct loops *loops_in_use;
+
+#endif

@@ -1,0 +1,4 @@
+/* Every template, in the order in which they build on each other. */
+#include "simd.h"
+
+#include "elementary.h"
