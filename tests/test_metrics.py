@@ -17,7 +17,8 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 import focalcal
 from focalcal import CalibrationWarning, accuracy, brier, classwise_ece, ece, evaluate, nll
 from focalcal.bins import equal_mass_edges
-from focalcal.judging import Pass, judge, score_probs
+from focalcal.judging import Pass, score_probs
+from focalcal.rows import Block
 from predictions import DATA, draw, softmax, textbook_classwise, textbook_ece, textbook_top
 
 NAMES = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")
@@ -125,10 +126,10 @@ def test_blocks_in_any_cut_and_order_equal_the_whole(case):
     n, k, seed = case
     z, y = draw(n, k, seed)
     rng = np.random.default_rng(seed)
-    task = Pass(z, y.astype(np.intp), rng.random(n), "logits", 15, True, True)
-    whole = task(slice(0, n))
+    task, block = Pass("logits", 15, True, True), Block(z, y.astype(np.int64), rng.random(n))
+    whole = task(block)
     cuts = np.unique(np.concatenate([[0, n], rng.integers(0, n + 1, 4)]))
-    parts = [task(slice(a, b)) for a, b in pairwise(cuts)]
+    parts = [task(block.part(slice(a, b))) for a, b in pairwise(cuts)]
     forward = parts[0]
     for part in parts[1:]:
         forward = forward + part
@@ -142,7 +143,7 @@ def test_blocks_in_any_cut_and_order_equal_the_whole(case):
             for field in ("count", "weight", "weight_squared", "confidence", "hit"):
                 a, b = getattr(getattr(merged, sums), field), getattr(getattr(whole, sums), field)
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
-        np.testing.assert_array_equal(np.concatenate(merged.signed), whole.signed[0])
+        np.testing.assert_array_equal(np.concatenate(merged.confidences.signed), whole.confidences.signed[0])
 
 
 def test_any_executor_gives_the_same_numbers():
@@ -167,8 +168,8 @@ def test_many_blocks_equal_the_textbook():
 
 def test_a_pass_travels_to_another_process():
     z, y = draw(50, 3)
-    _, task = judge(y, z, None, "logits", None, bins=15, with_classes=True)
-    assert pickle.loads(pickle.dumps(task))(slice(0, 50)).nll == task(slice(0, 50)).nll
+    task, block = Pass("logits", bins=15, with_classes=True), Block(z, y, None)
+    assert pickle.loads(pickle.dumps(task))(block).nll == task(block).nll
 
 
 @pytest.mark.parametrize("kind", ["probs", "logits"])

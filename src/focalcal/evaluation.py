@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from focalcal._validate import check_bins, check_level, class_count
+from focalcal._validate import check_bins, check_level
 from focalcal.bins import BinSums
 from focalcal.estimate import Estimate
 from focalcal.judging import judge, warn_of_impossible
@@ -144,7 +144,7 @@ def evaluate(
     (0.375, 0.5)
     """
     bins, level = check_bins(bins), check_level(level)
-    sums, task = judge(
+    sums, rows = judge(
         y_true,
         y_prob,
         sample_weight,
@@ -155,15 +155,16 @@ def evaluate(
         with_confidence=True,
         executor=executor,
     )
-    n = len(task.codes)
+    n = rows.n
     warn_of_impossible(sums, n)
     assert sums.classwise is not None
+    assert sums.confidences is not None
     metrics = {
         "nll": estimate_mean(sums.nll, n, level),
         "brier": estimate_mean(sums.brier, n, level),
         "accuracy": estimate_share(sums.accuracy, n, level),
         "ece": estimate_gap_sum(sums.top, n, level),
-        "ece_equal_mass": estimate_gap_sum(sums.equal_mass(task.weight, bins), n, level),
+        "ece_equal_mass": estimate_gap_sum(sums.confidences.equal_mass(bins), n, level),
         "classwise_ece": estimate_gap_sum(sums.classwise, n, level),
     }
-    return Evaluation(metrics, n, class_count(task.scores), sums.top)
+    return Evaluation(metrics, n, rows.n_classes, sums.top)

@@ -14,18 +14,14 @@ from focalcal._validate import (
     PROBABILITY_FLOOR,
     CalibrationWarning,
     Input,
-    as_scores,
     check_block,
     check_input,
-    check_weights,
-    class_count,
     to_logits,
-    warn_of_probabilities,
 )
-from focalcal.bins import BinSums, bin_classes, bin_rows, equal_mass_edges, equal_width_edges
-from focalcal.engine import map_sum
-from focalcal.labels import as_labels, encode, find_classes
+from focalcal.bins import BinSums, bin_classes, bin_rows, equal_width_edges
+from focalcal.confidences import Confidences
 from focalcal.moments import MeanSums, sum_rows
+from focalcal.rows import Block, Rows, as_rows, in_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +36,8 @@ class Judged:
         The top class's confidence and hits, in equal-width bins.
     classwise : BinSums or None
         Every class's probability and hits in equal-width bins, shape (K, B), where asked for.
-    signed : tuple of ndarray
-        The top class's confidence of each row, negative where it missed, in the order of the rows, where
-        asked for: what equal-mass bins need.
+    confidences : Confidences or None
+        The top class's confidence of each row, where asked for: what equal-mass bins need.
     floored, impossible : int
         Labels given a probability below the floor, and labels with a logit of −inf.
     """
@@ -52,63 +47,56 @@ class Judged:
     accuracy: MeanSums
     top: BinSums
     classwise: BinSums | None
-    signed: tuple[NDArray[Any], ...]
+    confidences: Confidences | None
     floored: int
     impossible: int
 
     def __add__(self, other: Self) -> Self:
-        both = self.classwise is not None and other.classwise is not None
         return type(self)(
             self.nll + other.nll,
             self.brier + other.brier,
             self.accuracy + other.accuracy,
             self.top + other.top,
-            self.classwise + other.classwise if both else None,  # type: ignore[operator]
-            self.signed + other.signed,
+            None if self.classwise is None or other.classwise is None else self.classwise + other.classwise,
+            (
+                None
+                if self.confidences is None or other.confidences is None
+                else self.confidences + other.confidences
+            ),
             self.floored + other.floored,
             self.impossible + other.impossible,
         )
-
-    def equal_mass(self, weight: NDArray[Any] | None, bins: int) -> BinSums:
-        """Return the top class's sums in equal-mass bins."""
-        signed = np.concatenate(self.signed)
-        edges = equal_mass_edges(np.abs(signed), weight, bins)
-
-        def block(rows: slice) -> BinSums:
-            part = signed[rows]
-            return bin_rows(np.abs(part), part > 0, None if weight is None else weight[rows], edges)
-
-        return map_sum(block, len(signed), 1)
 
 
 @dataclass(frozen=True)
 class Pass:
     """What to sum over a block of rows; a plain object, so that it can travel to another process."""
 
-    scores: NDArray[Any]  # (n, K) or (n,)
-    codes: NDArray[np.intp]  # (n,)
-    weight: NDArray[Any] | None  # (n,)
     kind: Input
-    bins: int
-    with_classes: bool
-    with_confidence: bool
+    bins: int = 1
+    with_classes: bool = False
+    with_confidence: bool = False
+    threads: bool = False
 
-    def __call__(self, rows: slice) -> Judged:
-        """Return the sums over some rows."""
-        block, y = self.scores[rows], self.codes[rows]
-        check_block(block, self.kind, "y_prob", rows.start)
-        w = None if self.weight is None else self.weight[rows]
-        scored = score_probs(block, y) if self.kind == "probs" else score_logits(block, y)
-        edges = equal_width_edges(self.bins, self.scores.dtype)
-        counts = np.ones(len(y), np.bool_) if w is None else w > 0
-        signed = np.where(scored.hit, scored.confidence, -scored.confidence)
+    def __call__(self, block: Block) -> Judged:
+        """Return the sums over the rows of a block of any size."""
+        return in_blocks(self._judge, block)
+
+    def _judge(self, block: Block) -> Judged:
+        scores, codes, weight = block.scores, block.codes, block.weight
+        check_block(scores, self.kind, "y_prob", block.first)
+        scored = score_probs(scores, codes) if self.kind == "probs" else score_logits(scores, codes)
+        edges = equal_width_edges(self.bins, scores.dtype)
+        counts = np.ones(len(codes), np.bool_) if weight is None else weight > 0
         return Judged(
-            nll=sum_rows(scored.nll, w),
-            brier=sum_rows(scored.brier, w),
-            accuracy=sum_rows(scored.hit, w),
-            top=bin_rows(scored.confidence, scored.hit, w, edges),
-            classwise=bin_classes(scored.probs, y, w, edges) if self.with_classes else None,
-            signed=(signed,) if self.with_confidence else (),
+            nll=sum_rows(scored.nll, weight),
+            brier=sum_rows(scored.brier, weight),
+            accuracy=sum_rows(scored.hit, weight),
+            top=bin_rows(scored.confidence, scored.hit, weight, edges),
+            classwise=bin_classes(scored.probs, codes, weight, edges) if self.with_classes else None,
+            confidences=(
+                Confidences.of(scored.confidence, scored.hit, weight) if self.with_confidence else None
+            ),
             floored=int((scored.floored & counts).sum()),
             impossible=int((np.isinf(scored.nll) & counts).sum()),
         )
@@ -182,22 +170,12 @@ def judge(
     kind: str,
     classes: Any,
     *,
-    bins: int = 1,
-    with_classes: bool = False,
-    with_confidence: bool = False,
     executor: Executor | None = None,
-) -> tuple[Judged, Pass]:
-    """Check the input and sum over its rows in one pass."""
-    declared = check_input(kind)
-    scores = as_scores(y_prob, "y_prob")
-    n, n_classes = len(scores), class_count(scores)
-    labels = as_labels(y_true, n)
-    codes = encode(labels, find_classes(labels, n_classes, classes))
-    weight = check_weights(sample_weight, n)
-    warn_of_probabilities(scores, declared, stacklevel=4)
-    task = Pass(scores, codes, weight, declared, bins, with_classes, with_confidence)
-    sums = map_sum(task, n, n_classes, executor)
-    return sums, task
+    **options: Any,
+) -> tuple[Judged, Rows]:
+    """Check the input and sum over its rows in one pass, with the options of `Pass`."""
+    rows, _ = as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor, name="y_prob")
+    return rows.map_sum(Pass(rows.kind, **options)), rows
 
 
 def warn_of_impossible(sums: Judged, n: int) -> None:

@@ -82,7 +82,7 @@ def find_classes(labels: NDArray[Any], n_classes: int, classes: Any = None) -> N
     return found
 
 
-def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.intp]:
+def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     """Return the column number of each label; an unknown label is an error that names it."""
     n_classes = len(classes)
     if (labels.dtype.kind in "UST") != (classes.dtype.kind in "UST"):
@@ -101,4 +101,4 @@ def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.intp]:
             f"Expected every label among the {n_classes} classes {classes[:5].tolist()}…, got {unknown!r}. "
             "Check that y and the columns of X belong together."
         )
-    return codes.astype(np.intp, copy=False)
+    return codes.astype(np.int64, copy=False)

@@ -46,9 +46,9 @@ def nll(
     1.039721
     """
     check_level(level)
-    sums, task = judge(y_true, y_prob, sample_weight, input, classes)
-    warn_of_impossible(sums, len(task.codes))
-    return estimate_mean(sums.nll, len(task.codes), level)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    warn_of_impossible(sums, rows.n)
+    return estimate_mean(sums.nll, rows.n, level)
 
 
 def brier(
@@ -83,8 +83,8 @@ def brier(
     0.8125
     """
     check_level(level)
-    sums, task = judge(y_true, y_prob, sample_weight, input, classes)
-    return estimate_mean(sums.brier, len(task.codes), level)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    return estimate_mean(sums.brier, rows.n, level)
 
 
 def accuracy(
@@ -114,8 +114,8 @@ def accuracy(
     0.5
     """
     check_level(level)
-    sums, task = judge(y_true, y_prob, sample_weight, input, classes)
-    return estimate_share(sums.accuracy, len(task.codes), level)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    return estimate_share(sums.accuracy, rows.n, level)
 
 
 def ece(
@@ -167,9 +167,9 @@ def ece(
     """
     bins, level = check_bins(bins), check_level(level)
     equal_mass = check_choice("binning", binning, ("equal-width", "equal-mass")) == "equal-mass"
-    sums, task = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, with_confidence=equal_mass)
-    binned = sums.equal_mass(task.weight, bins) if equal_mass else sums.top
-    return estimate_gap_sum(binned, len(task.codes), level)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, with_confidence=equal_mass)
+    binned = sums.top if sums.confidences is None else sums.confidences.equal_mass(bins)
+    return estimate_gap_sum(binned, rows.n, level)
 
 
 def classwise_ece(
@@ -211,6 +211,6 @@ def classwise_ece(
     0.25
     """
     bins, level = check_bins(bins), check_level(level)
-    sums, task = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, with_classes=True)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, with_classes=True)
     assert sums.classwise is not None
-    return estimate_gap_sum(sums.classwise, len(task.codes), level)
+    return estimate_gap_sum(sums.classwise, rows.n, level)

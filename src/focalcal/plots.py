@@ -92,8 +92,8 @@ class ReliabilityDisplay:
             If matplotlib is not installed.
         """
         bins, level = check_bins(bins), check_level(level)
-        sums, task = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, executor=executor)
-        estimate = estimate_gap_sum(sums.top, len(task.codes), level)
+        sums, rows = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, executor=executor)
+        estimate = estimate_gap_sum(sums.top, rows.n, level)
         return cls(sums.top, estimate, name=name).plot(ax)
 
     @classmethod

@@ -19,16 +19,14 @@ from focalcal._validate import (
     as_scores,
     check_input,
     check_scores,
-    check_weights,
     class_count,
     to_logits,
-    warn_of_probabilities,
 )
 from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.objective import Objective
-from focalcal.engine import map_sum, row_slices
-from focalcal.labels import as_labels, find_classes
+from focalcal.engine import row_slices
+from focalcal.rows import as_rows
 
 
 class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -89,15 +87,10 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
             )
         kind = check_input(self.input)
         self._check_settings()
-        scores = as_scores(X)
-        labels = as_labels(y, len(scores))
-        weight = check_weights(sample_weight, len(scores))
-        check_scores(scores, kind)
-        warn_of_probabilities(scores, kind, stacklevel=3)
-        classes = find_classes(labels, class_count(scores), self.classes)
-        validate_data(self, _table(X, scores), skip_check_array=True)
-        fitted = self._estimate(Objective(scores, labels, classes, weight, kind))
-        self.classes_, self.n_fit_ = classes, len(scores)
+        rows, classes = as_rows(X, y, sample_weight, kind, self.classes)
+        validate_data(self, _table(X, rows.scores), skip_check_array=True)
+        fitted = self._estimate(Objective(rows))
+        self.classes_, self.n_fit_ = classes, rows.n
         self._set(fitted.parameters, fitted.stderr)
         self.diagnostics_ = fitted.diagnostics
         for message in fitted.diagnostics.messages():
@@ -132,11 +125,8 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         kind = check_input(self.input)
         out = np.empty((len(scores), n_classes), np.float64 if scores.dtype == np.float64 else np.float32)
 
-        def fill(rows: slice) -> int:
+        for rows in row_slices(len(scores), n_classes):
             out[rows] = self._map(to_logits(scores[rows], kind).astype(np.float64))
-            return 0
-
-        map_sum(fill, len(scores), n_classes)
         return out
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:

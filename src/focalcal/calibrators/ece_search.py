@@ -7,9 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.calibrators.objective import Objective
+from focalcal.calibrators.objective import Objective, split
 from focalcal.engine import row_slices
 from focalcal.kernels.reference import top_probability
+from focalcal.rows import ArrayRows, Block
 
 #: The grids of Komisarenko and Kull, arXiv 2408.11598.
 GRID_TEMPERATURES = np.arange(1, 101) * 0.05
@@ -32,7 +33,8 @@ def minimise_ece(
     scaled by it. Of more rows than 2²¹ numbers hold (but at least 5,000, at most 100,000) as many are
     taken, spread evenly.
     """
-    part = objective.part(min(100_000, max(5_000, (1 << 21) // objective.n_classes)))
+    part = objective.rows.sample(min(100_000, max(5_000, (1 << 21) // objective.n_classes))) or objective.rows
+    assert isinstance(part, ArrayRows)
     scale = 1.0 if 0.25 <= math.exp(tau) <= 4 else math.exp(tau)
     inside = (0.0,) if gammas is None else tuple(g for g in GRID_GAMMAS if gammas[0] <= g <= gammas[1])
     cells = [(float(t), g) for t in GRID_TEMPERATURES * scale for g in inside]
@@ -59,19 +61,19 @@ def _around(
     ]
 
 
-def _errors(part: Objective, cells: list[tuple[float, float]]) -> dict[tuple[float, float], float]:
+def _errors(part: ArrayRows, cells: list[tuple[float, float]]) -> dict[tuple[float, float], float]:
     """Return the ECE of each (T, γ); the softmax of one T serves all its γ."""
     by_temperature: dict[float, list[float]] = {}
     for temperature, gamma in cells:
         by_temperature.setdefault(temperature, []).append(gamma)
-    blocks = [part.rows(where) for where in row_slices(part.n, part.n_classes)]
+    whole = Block(part.scores, part.codes, part.weight)
+    blocks = [split(whole.part(rows), part.kind) for rows in row_slices(part.n, part.n_classes)]
     hit = np.concatenate([rows.hit for rows in blocks])
-    weight = None if part.weight is None else np.concatenate([rows.weight for rows in blocks])
 
     def of_temperature(temperature: float) -> list[float]:
         gammas, tau = by_temperature[temperature], math.log(temperature)
         confidence = np.concatenate([top_probability(rows, tau, gammas) for rows in blocks], axis=1)
-        return [equal_mass_ece(c, hit, weight) for c in confidence]
+        return [equal_mass_ece(c, hit, part.weight) for c in confidence]
 
     found = map(of_temperature, by_temperature)
     return {

@@ -1,0 +1,194 @@
+"""Rows of scores with their labels and weights, wherever they are: what fits and metrics sum over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalcal._validate import (
+    Input,
+    as_scores,
+    check_block,
+    check_weights,
+    class_count,
+    warn_of_probabilities,
+)
+from focalcal.engine import Mergeable, map_sum, row_slices
+from focalcal.labels import as_labels, encode, find_classes
+
+#: Tasks that rows in memory are cut into; fixed, so that sums do not depend on the number of workers.
+_TASKS = 16
+
+#: Numbers below which one task is faster than several.
+_WORTH_SPLITTING = 1 << 18
+
+#: Rows that stay together when a sample is taken.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows."""
+
+    scores: NDArray[Any]  # (b, K) or (b,), float16/32/64
+    codes: NDArray[np.int64]  # (b,) column of the label
+    weight: NDArray[np.float64] | None  # (b,)
+    first: int = 0  # number of its first row in the whole
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def part(self, rows: slice) -> Block:
+        """Return the block of some of its rows, which are counted from 0."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Block(self.scores[rows], self.codes[rows], weight, self.first + (rows.start or 0))
+
+
+T = TypeVar("T", bound=Mergeable)
+T_co = TypeVar("T_co", bound=Mergeable, covariant=True)
+
+
+class Task(Protocol[T_co]):
+    """What to sum over a block of rows; a plain object, so that it can travel to another process."""
+
+    @property
+    def threads(self) -> bool:
+        """Whether it releases the interpreter lock, so that threads pay."""
+        ...
+
+    def __call__(self, block: Block, /) -> T_co:
+        """Return the sums over the rows of a block."""
+        ...
+
+
+class Rows(Protocol):
+    """Labelled scores that can be summed over as often as needed."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        ...
+
+    @property
+    def kind(self) -> Input:
+        """What the scores were declared to be."""
+        ...
+
+    def map_sum(self, task: Task[T]) -> T:
+        """Return the sum of the task over all rows."""
+        ...
+
+    def sample(self, rows: int) -> ArrayRows | None:
+        """Return about this many rows in memory, in chunks spread evenly; None if that is most of them."""
+        ...
+
+    def class_weight(self) -> NDArray[np.float64]:
+        """Return the total weight of each class, shape (K,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows in memory."""
+
+    scores: NDArray[Any]  # (n, K) or (n,)
+    codes: NDArray[np.int64]  # (n,)
+    weight: NDArray[np.float64] | None  # (n,)
+    kind: Input
+    executor: Executor | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.scores)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return class_count(self.scores)
+
+    def map_sum(self, task: Task[T]) -> T:
+        """Return the sum of the task over all rows."""
+        whole = Block(self.scores, self.codes, self.weight, 0)
+        if self.n * self.n_classes < _WORTH_SPLITTING and self.executor is None:
+            return task(whole)
+        bounds = sorted({self.n * i // _TASKS for i in range(_TASKS + 1)})
+        blocks = (whole.part(slice(low, high)) for low, high in pairwise(bounds))
+        return map_sum(task, blocks, self.executor, threads=task.threads)
+
+    def sample(self, rows: int) -> ArrayRows | None:
+        """Return about this many rows in chunks spread evenly; None if that is most of them."""
+        if 2 * rows > self.n:
+            return None
+        index = (chunk_starts(self.n, rows)[:, None] + np.arange(CHUNK)).ravel()
+        weight = None if self.weight is None else self.weight[index]
+        if weight is not None and not weight.any():
+            return None
+        return ArrayRows(self.scores[index], self.codes[index], weight, self.kind)
+
+    def class_weight(self) -> NDArray[np.float64]:
+        """Return the total weight of each class, shape (K,)."""
+        return np.bincount(self.codes, self.weight, self.n_classes).astype(np.float64, copy=False)
+
+
+def chunk_starts(n: int, rows: int) -> NDArray[np.int64]:
+    """Return the first rows of the chunks that a sample of about `rows` of n rows consists of."""
+    return np.linspace(0, n - CHUNK, max(1, rows // CHUNK)).astype(np.int64)
+
+
+def as_rows(
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    kind: Input,
+    classes: Any,
+    executor: Executor | None = None,
+    *,
+    name: str = "X",
+) -> tuple[ArrayRows, NDArray[Any]]:
+    """Check shapes, labels and weights, and return the rows and the class of each column.
+
+    The values of the scores are left to whoever reads them first: see `check_values`.
+    """
+    scores = as_scores(X, name)
+    labels = as_labels(y, len(scores))
+    weight = check_weights(sample_weight, len(scores))
+    found = find_classes(labels, class_count(scores), classes)
+    warn_of_probabilities(scores, kind, stacklevel=4)
+    codes = encode(labels, found)
+    if weight is not None:
+        weight = weight.astype(np.float64, copy=False)
+    return ArrayRows(scores, codes, weight, kind, executor), found
+
+
+@dataclass(frozen=True)
+class CheckValues:
+    """Raise the error of the first block whose scores cannot be what they were declared to be."""
+
+    kind: Input
+    name: str
+    threads: bool = False
+
+    def __call__(self, block: Block) -> int:
+        """Check a block of any size; return its number of rows."""
+        for rows in row_slices(len(block), class_count(block.scores)):
+            check_block(block.scores[rows], self.kind, self.name, block.first + rows.start)
+        return len(block)
+
+
+def in_blocks(function: Callable[[Block], T], block: Block) -> T:
+    """Sum a function of small blocks over a block of any size: NumPy's temporaries stay in the cache."""
+    slices = row_slices(len(block), class_count(block.scores))
+    return reduce(lambda a, b: a + b, (function(block.part(rows)) for rows in slices))
