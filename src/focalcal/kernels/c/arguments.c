@@ -16,18 +16,35 @@ char get_array(PyObject *object, Py_buffer *view, const char *name, const char *
     int flags = PyBUF_FORMAT | (writable ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_STRIDES);
     if (PyObject_GetBuffer(object, view, flags) < 0) return 0;
     char kind = kind_of(view);
-    if (!kind || !strchr(formats, kind) || view->ndim != ndim) {
+    if (!kind || !strchr(formats, kind) || (ndim ? view->ndim != ndim : view->ndim < 1 || view->ndim > 2)) {
         PyErr_Format(PyExc_TypeError, "Expected %s with %d axes of one of the types '%s', got %d axes of '%s'.",
                      name, ndim, formats, view->ndim, view->format ? view->format : "B");
         PyBuffer_Release(view);
         return 0;
     }
     int fits = (uintptr_t)view->buf % (size_t)view->itemsize == 0;
-    for (int axis = 0; axis < ndim; axis++) fits &= view->strides[axis] % view->itemsize == 0;
+    for (int axis = 0; axis < view->ndim; axis++) fits &= view->strides[axis] % view->itemsize == 0;
     if (!fits) {
         PyErr_Format(PyExc_ValueError, "Expected %s aligned, with strides of whole items.", name);
         PyBuffer_Release(view);
         return 0;
     }
     return kind;
+}
+
+int get_scores(PyObject *object, Py_buffer *view, int is_probs, struct scores *scores) {
+    char kind = get_array(object, view, "scores", "df", 0, 0);
+    if (!kind) return -1;
+    int single = view->ndim == 1;
+    *scores = (struct scores){
+        .data = view->buf,
+        .n = view->shape[0],
+        .n_classes = single ? 2 : view->shape[1],
+        .row_step = view->strides[0] / view->itemsize,
+        .class_step = single ? 0 : view->strides[1] / view->itemsize,
+        .is_double = kind == 'd',
+        .is_single = single,
+        .is_probs = is_probs,
+    };
+    return 0;
 }

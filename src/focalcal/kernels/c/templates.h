@@ -2,3 +2,5 @@
 #include "simd.h"
 
 #include "elementary.h"
+
+#include "blocks.h"
