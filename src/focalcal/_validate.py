@@ -234,6 +234,19 @@ def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
     return weights
 
 
+def check_alone(declared: Input, wanted: Input, y: Any, sample_weight: Any) -> None:
+    """Check what comes with a source of scores, which holds its labels and weights itself."""
+    if y is not None or sample_weight is not None:
+        raise TypeError(
+            "Expected scores of a file alone, got labels or weights beside them. Name their columns in "
+            "open_scores(..., label=..., weight=...)."
+        )
+    if declared != wanted:
+        raise ValueError(
+            f"Expected scores declared as {wanted}, got {declared}. Say the same to both: input={declared!r}."
+        )
+
+
 def check_lengths(n: int, other: Sized, name: str) -> None:
     """Check that labels or weights have one entry a row."""
     if len(other) != n:

@@ -85,7 +85,7 @@ def _finite(value: Any) -> Any:
 
 def evaluate(
     y_true: Any,
-    y_prob: Any,
+    y_prob: Any = None,
     sample_weight: Any = None,
     *,
     input: str = "probs",
@@ -99,7 +99,7 @@ def evaluate(
     Parameters
     ----------
     y_true : array_like of shape (n,)
-        Labels: column numbers, booleans or names.
+        Labels: column numbers, booleans or names. Or, alone, what `focalcal.open_scores` returns.
     y_prob : array_like of shape (n, K), (n,) or (n, 1)
         Probabilities, or logits where `input` says so. One column is the second of two classes.
     sample_weight : array_like of shape (n,), optional

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from focalcal._validate import (
     Input,
     as_scores,
+    check_alone,
     check_block,
     check_weights,
     class_count,
@@ -99,6 +100,20 @@ class Rows(Protocol):
         ...
 
 
+@runtime_checkable
+class Source(Protocol):
+    """Predictions with labels that know how to be read, such as `focalcal.open_scores` returns."""
+
+    @property
+    def input(self) -> Input:
+        """What the scores were declared to be."""
+        ...
+
+    def rows(self, classes: Any = None, executor: Executor | None = None) -> tuple[Rows, NDArray[Any]]:
+        """Return the rows, to be summed over by the executor, and the class of each column."""
+        ...
+
+
 @dataclass(frozen=True)
 class ArrayRows:
     """Rows in memory."""
@@ -157,11 +172,15 @@ def as_rows(
     executor: Executor | None = None,
     *,
     name: str = "X",
-) -> tuple[ArrayRows, NDArray[Any]]:
+) -> tuple[Rows, NDArray[Any]]:
     """Check shapes, labels and weights, and return the rows and the class of each column.
 
-    The values of the scores are left to whoever reads them first: see `check_values`.
+    X may be a `Source`, which holds labels and weights itself. The values of the scores are left to
+    whoever reads them first: see `CheckValues`.
     """
+    if isinstance(X, Source):
+        check_alone(X.input, kind, y, sample_weight)
+        return X.rows(classes, executor)
     scores = as_scores(X, name)
     labels = as_labels(y, len(scores))
     weight = check_weights(sample_weight, len(scores))

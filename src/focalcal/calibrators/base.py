@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from abc import abstractmethod
+from concurrent.futures import Executor
 from typing import Any, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.objective import Objective
 from focalcal.engine import row_slices
-from focalcal.rows import as_rows
+from focalcal.rows import ArrayRows, Source, as_rows
 
 
 class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -54,7 +55,9 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
     def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map a block of logits (b, K) to calibrated log-probabilities."""
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, executor: Executor | None = None
+    ) -> Self:
         """Fit on scores and labels that the model was not trained on.
 
         Parameters
@@ -62,10 +65,14 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         X : array of shape (n, K), or (n,) or (n, 1) for two classes
             Scores, of the kind declared by `input`: NumPy, pandas, polars, Arrow or CPU torch. A logit of
             −inf marks a class that cannot occur. The score of shape (n,) belongs to the second class.
+            Or what `focalcal.open_scores` returns, which brings its labels and weights.
         y : array of shape (n,)
             Labels: column numbers, or any labels that `classes` names.
         sample_weight : array of shape (n,), optional
             Weights ≥ 0; a weight of 2 counts a row twice in the fit.
+        executor : concurrent.futures.Executor, optional
+            Where rows are summed: threads, processes, a Dask cluster's ``client.get_executor()``. By default
+            threads of this process. The parameters are the same.
 
         Returns
         -------
@@ -81,14 +88,17 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         CalibrationWarning
             For each of the `diagnostics_.messages()`.
         """
-        if y is None:
+        if y is None and not isinstance(X, Source):
             raise ValueError(
                 f"Expected labels: {type(self).__name__} requires y to be passed, but the target y is None."
             )
         kind = check_input(self.input)
         self._check_settings()
-        rows, classes = as_rows(X, y, sample_weight, kind, self.classes)
-        validate_data(self, _table(X, rows.scores), skip_check_array=True)
+        rows, classes = as_rows(X, y, sample_weight, kind, self.classes, executor)
+        if isinstance(rows, ArrayRows) and not isinstance(X, Source):
+            validate_data(self, _table(X, rows.scores), skip_check_array=True)
+        else:
+            self.n_features_in_ = rows.n_classes
         fitted = self._estimate(Objective(rows))
         self.classes_, self.n_fit_ = classes, rows.n
         self._set(fitted.parameters, fitted.stderr)
