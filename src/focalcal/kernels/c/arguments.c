@@ -12,8 +12,9 @@ static char kind_of(const Py_buffer *view) {
 }
 
 char get_array(PyObject *object, Py_buffer *view, const char *name, const char *formats, int ndim,
-               int writable) {
-    int flags = PyBUF_FORMAT | (writable ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_STRIDES);
+               enum access access) {
+    int flags = PyBUF_FORMAT | (access == STRIDED ? PyBUF_STRIDES : PyBUF_C_CONTIGUOUS);
+    if (access == WRITABLE) flags |= PyBUF_WRITABLE;
     if (PyObject_GetBuffer(object, view, flags) < 0) return 0;
     char kind = kind_of(view);
     if (!kind || !strchr(formats, kind) || (ndim ? view->ndim != ndim : view->ndim < 1 || view->ndim > 2)) {
@@ -33,7 +34,7 @@ char get_array(PyObject *object, Py_buffer *view, const char *name, const char *
 }
 
 int get_scores(PyObject *object, Py_buffer *view, int is_probs, struct scores *scores) {
-    char kind = get_array(object, view, "scores", "df", 0, 0);
+    char kind = get_array(object, view, "scores", "df", 0, STRIDED);
     if (!kind) return -1;
     int single = view->ndim == 1;
     *scores = (struct scores){

@@ -56,8 +56,8 @@ INLINE void NAME(load_columns)(const struct scores *s, ptrdiff_t first, ptrdiff_
         for (ptrdiff_t j = 0; j < k; j++)
             memcpy(to + j * ROWS, from + j * class, (size_t)count * sizeof(REAL));
     } else {
-        for (ptrdiff_t r = 0; r < count; r++)
-            for (ptrdiff_t j = 0; j < k; j++) to[j * ROWS + r] = from[r * row + j * class];
+        for (ptrdiff_t j = 0; j < k; j++)
+            for (ptrdiff_t r = 0; r < count; r++) to[j * ROWS + r] = from[r * row + j * class];
     }
     if (count < ROWS) {
         for (ptrdiff_t j = 0; j < k; j++)

@@ -36,4 +36,6 @@ const struct loops JOINED(loops_, LEVEL) = {
     .name = LEVEL_NAME,
     .elementary_d = elementary_d,
     .elementary_f = elementary_f,
+    .judge_d = judge_d,
+    .judge_f = judge_f,
 };

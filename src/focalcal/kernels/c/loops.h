@@ -22,11 +22,40 @@ struct scores {
 /* One column of probabilities is judged in double, where 1 - p is exact; all else in the items' precision. */
 INLINE int in_double(const struct scores *s) { return s->is_double || (s->is_single && s->is_probs); }
 
+/* Sums over the rows of each bin; class-wise ones have a row of bins for each class. */
+struct bin_sums {
+    double *count, *confidence, *hit;
+    double *weight, *weight2; /* NULL where every row weighs 1 */
+};
+
+/* What judging adds to: see Judged in focalcal/judging.py. Every array starts at zero. */
+struct judging {
+    const int64_t *codes;
+    const double *weight; /* NULL: every row weighs 1 */
+    double tolerance;     /* how far a row of probabilities may be from summing to one */
+    const double *edges;  /* bins + 1 of them, exact in the precision of the scores */
+    ptrdiff_t bins;
+    double margin; /* see edge_margin; the loops set it */
+    double *totals; /* TOTALS of them */
+    struct bin_sums top, classwise;
+    int with_classes;
+    void *signed_confidence; /* a number a row in the precision of the scores; NULL if not wanted */
+};
+
+/* Sum of w, of w²; then for each score x the sums of w x, w² x and (w x)²; then counts of rows. */
+enum { SUM_WEIGHT, SUM_WEIGHT2, SUM_NLL, SUM_BRIER = SUM_NLL + 3, SUM_HIT = SUM_BRIER + 3, FLOORED = SUM_HIT + 3,
+       IMPOSSIBLE, TOTALS };
+
+/* What a loop returns: INVALID for scores that the checks in Python will name. */
+enum { DONE = 0, INVALID = 1, NO_MEMORY = -1, WRONG_CODE = -2 };
+
 /* One set of loops, each for float64 and float32. */
 struct loops {
     const char *name;
     int (*elementary_d)(int which, const double *in, double *out, ptrdiff_t n);
     int (*elementary_f)(int which, const float *in, float *out, ptrdiff_t n);
+    int (*judge_d)(const struct scores *s, struct judging *to);
+    int (*judge_f)(const struct scores *s, struct judging *to);
 };
 
 extern const struct loops loops_baseline;

@@ -64,10 +64,10 @@ static PyObject *elementary(PyObject *module, PyObject *args) {
     PyObject *from, *to;
     Py_buffer in, out;
     if (!PyArg_ParseTuple(args, "iOO", &which, &from, &to)) return NULL;
-    char kind = get_array(from, &in, "in", "df", 1, 1);
+    char kind = get_array(from, &in, "in", "df", 1, CONTIGUOUS);
     if (!kind) return NULL;
     char both[] = {kind, 0};
-    if (!get_array(to, &out, "out", both, 1, 1)) {
+    if (!get_array(to, &out, "out", both, 1, WRITABLE)) {
         PyBuffer_Release(&in);
         return NULL;
     }
@@ -88,6 +88,7 @@ static PyMethodDef methods[] = {
     {"levels", levels, METH_NOARGS, "Names of the levels of vector instructions this processor can run."},
     {"level", level, METH_NOARGS, "Name of the level in use."},
     {"set_level", set_level, METH_VARARGS, "Use another level."},
+    {"judge", judge, METH_VARARGS, "Sum what metrics need over rows; False for scores that are not valid."},
     {"elementary", elementary, METH_VARARGS, "Apply exp, exp_low, log, log1p or log_half (0 to 4); for tests."},
     {NULL, NULL, 0, NULL},
 };

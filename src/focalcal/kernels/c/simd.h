@@ -89,6 +89,22 @@ INLINE NAME(wide) NAME(widen)(VEC v) {
     return wide;
 }
 
+/* As many REAL as there are lanes of double, in double. */
+INLINE vec_d NAME(load_double)(const REAL *from) {
+#if REAL_IS_DOUBLE
+    return load_d(from);
+#elif X86_BYTES == 64
+    return (vec_d)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#elif X86_BYTES == 32
+    return (vec_d)_mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    typedef float half __attribute__((vector_size(VECTOR_BYTES / 2)));
+    half v;
+    memcpy(&v, from, sizeof v);
+    return __builtin_convertvector(v, vec_d);
+#endif
+}
+
 INLINE NAME(wide) NAME(wide_add)(NAME(wide) a, NAME(wide) b) {
     for (int i = 0; i < NAME(PARTS); i++) a.part[i] += b.part[i];
     return a;
@@ -121,17 +137,22 @@ INLINE REAL NAME(largest)(VEC v) {
     return most;
 }
 
-/* Whether the mask holds in any lane. */
-INLINE int NAME(any)(MASK where) {
-#if X86_BYTES == 64
-    return _mm512_test_epi32_mask((__m512i)where, (__m512i)where) != 0;
+/* One bit for each lane: set where the mask holds. */
+INLINE uint64_t NAME(mask_bits)(MASK where) {
+#if X86_BYTES == 64 && REAL_IS_DOUBLE
+    return _mm512_movepi64_mask((__m512i)where);
+#elif X86_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)where);
 #elif X86_BYTES == 32
-    return _mm256_movemask_epi8((__m256i)where) != 0;
+    return (uint32_t)INTRINSIC(_mm256_movemask)((VEC)where);
 #elif X86_BYTES == 16
-    return _mm_movemask_epi8((__m128i)where) != 0;
+    return (uint32_t)INTRINSIC(_mm_movemask)((VEC)where);
 #else
-    INT found = 0;
-    for (int i = 0; i < LANES; i++) found |= where[i];
-    return found != 0;
+    uint64_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (uint64_t)(where[i] & 1) << i;
+    return bits;
 #endif
 }
+
+/* Whether the mask holds in any lane. */
+INLINE int NAME(any)(MASK where) { return NAME(mask_bits)(where) != 0; }

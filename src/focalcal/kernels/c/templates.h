@@ -4,3 +4,8 @@
 #include "elementary.h"
 
 #include "blocks.h"
+
+
+#include "judge.h"
+
+#include "judge_sums.h"
