@@ -20,6 +20,7 @@ int get_scores(PyObject *object, Py_buffer *view, int is_probs, struct scores *s
 /* The loops in use: those of the best level of this processor, unless set_level chose others. */
 extern const struct loops *loops_in_use;
 
+PyObject *fit_sums(PyObject *module, PyObject *args);
 PyObject *judge(PyObject *module, PyObject *args);
 
 #endif

@@ -38,4 +38,6 @@ const struct loops JOINED(loops_, LEVEL) = {
     .elementary_f = elementary_f,
     .judge_d = judge_d,
     .judge_f = judge_f,
+    .fit_sums_d = fit_sums_d,
+    .fit_sums_f = fit_sums_f,
 };

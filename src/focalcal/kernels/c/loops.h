@@ -49,11 +49,17 @@ enum { SUM_WEIGHT, SUM_WEIGHT2, SUM_NLL, SUM_BRIER = SUM_NLL + 3, SUM_HIT = SUM_
 /* What a loop returns: INVALID for scores that the checks in Python will name. */
 enum { DONE = 0, INVALID = 1, NO_MEMORY = -1, WRONG_CODE = -2 };
 
+/* The sums of a fit, FIT_SUMS numbers: tile.h. */
+enum { FIT_SUMS = 11 };
+typedef int fit_function(const struct scores *s, const int64_t *codes, const double *weight, double log_temperature,
+                         double gamma, double *sums);
+
 /* One set of loops, each for float64 and float32. */
 struct loops {
     const char *name;
     int (*elementary_d)(int which, const double *in, double *out, ptrdiff_t n);
     int (*elementary_f)(int which, const float *in, float *out, ptrdiff_t n);
+    fit_function *fit_sums_d, *fit_sums_f;
     int (*judge_d)(const struct scores *s, struct judging *to);
     int (*judge_f)(const struct scores *s, struct judging *to);
 };

@@ -89,6 +89,7 @@ static PyMethodDef methods[] = {
     {"level", level, METH_NOARGS, "Name of the level in use."},
     {"set_level", set_level, METH_VARARGS, "Use another level."},
     {"judge", judge, METH_VARARGS, "Sum what metrics need over rows; False for scores that are not valid."},
+    {"fit_sums", fit_sums, METH_VARARGS, "Sum losses and their derivatives in (log T, gamma) over rows."},
     {"elementary", elementary, METH_VARARGS, "Apply exp, exp_low, log, log1p or log_half (0 to 4); for tests."},
     {NULL, NULL, 0, NULL},
 };

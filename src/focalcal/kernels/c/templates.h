@@ -5,6 +5,10 @@
 
 #include "blocks.h"
 
+#if REAL_IS_DOUBLE
+#include "tile.h"
+#endif
+#include "fit.h"
 
 #include "judge.h"
 

@@ -1,0 +1,159 @@
+/* What belongs to a row, in double, ROWS of them at a time; lanes are rows. Included once a level.
+ *
+ * The formulas are those of reference.py, function by function: `softmax_rows`, `top_terms`, `rest_terms`,
+ * `nll_rows`. Derivatives are in (log T, gamma), called t and g. */
+
+struct tile {
+    double gap[ROWS];    /* largest minus second largest logit, over T after softmax_rows */
+    double label[ROWS];  /* label's minus second largest logit, over T after softmax_rows */
+    double hit[ROWS];    /* 1 where the label is on top, else 0 */
+    double weight[ROWS]; /* 0 past the end of the data */
+    double size[ROWS], mean[ROWS], square[ROWS]; /* sums over the rest of e, e u, e u² */
+    double log_odds[ROWS], odds[ROWS], log_q[ROWS], far[ROWS], far2[ROWS];
+    double offset[ROWS], centre[ROWS], variance[ROWS], scale[ROWS]; /* what tail sums need of a row */
+    double total[ROWS], t[ROWS], g[ROWS], tt[ROWS], tg[ROWS], gg[ROWS]; /* sums over the rest of weight × … */
+};
+
+enum { FIT_ROWS, FIT_WEIGHT, FIT_LOSS, FIT_T, FIT_G, FIT_TT, FIT_TG, FIT_GG, FIT_T_T, FIT_T_G, FIT_G_G };
+
+#define AT(field) load_d(tile->field + i)
+#define PUT(field, value) store_d(tile->field + i, value)
+
+/* The tempered softmax of each row, from its sums over the rest. */
+INLINE void softmax_rows(struct tile *tile, ptrdiff_t count, double scale, int with_tail) {
+    for (ptrdiff_t i = 0; i < count; i += LANES_d) {
+        vec_d size = max_d(splat_d(1e-150), AT(size)), mean = AT(mean) / size, square = AT(square) / size;
+        vec_d gap = AT(gap) * scale, ratio = exp_d(-gap), odds = size * ratio, log_q = -log1p_d(odds);
+        vec_d far = gap - mean;
+        vec_d far2 = gap * gap - 2.0 * gap * mean + square, v = odds / (1.0 + odds);
+        PUT(gap, gap);
+        PUT(label, AT(label) * scale);
+        PUT(odds, odds);
+        PUT(log_q, log_q);
+        PUT(far, far);
+        PUT(far2, far2);
+        if (!with_tail) continue;
+        vec_d offset = log_q - gap;
+        PUT(log_odds, log_d(size) - gap);
+        PUT(offset, offset);
+        PUT(scale, ratio / (1.0 + odds));
+        PUT(centre, min_d(splat_d(1e15), gap - v * far)); /* beyond, the rest weighs nothing: only finite */
+        PUT(variance, max_d(splat_d(0), v * far2 - v * far * (v * far)));
+    }
+}
+
+struct jet {
+    vec_d value, t, g, tt, tg, gg;
+};
+
+INLINE void add_jet(vec_d *sums, struct jet f, vec_d weight) {
+    vec_d wt = weight * f.t, wg = weight * f.g;
+    sums[FIT_ROWS] += only_d((mask_d)(weight > 0.0), splat_d(1));
+    sums[FIT_WEIGHT] += weight;
+    sums[FIT_LOSS] += weight * f.value;
+    sums[FIT_T] += wt;
+    sums[FIT_G] += wg;
+    sums[FIT_TT] += weight * f.tt;
+    sums[FIT_TG] += weight * f.tg;
+    sums[FIT_GG] += weight * f.gg;
+    sums[FIT_T_T] += wt * wt;
+    sums[FIT_T_G] += wt * wg;
+    sums[FIT_G_G] += wg * wg;
+}
+
+/* -log p of the label under softmax(z / T). */
+INLINE void temperature_rows(const struct tile *tile, ptrdiff_t count, vec_d *sums) {
+    for (ptrdiff_t i = 0; i < count; i += LANES_d) {
+        vec_d odds = AT(odds), v = odds / (1.0 + odds), mean = v * AT(far);
+        vec_d label = select_d((mask_d)(AT(hit) > 0.0), splat_d(0), AT(label) - AT(gap)), slope = label + mean;
+        struct jet jet = {.value = -AT(log_q) - label, .t = slope, .tt = v * AT(far2) - mean * mean - slope};
+        add_jet(sums, jet, AT(weight));
+    }
+}
+
+/* log h of the top class. */
+INLINE struct jet top_terms(const struct tile *tile, ptrdiff_t i, double gamma) {
+    vec_d odds = AT(odds), log_odds = AT(log_odds), log_q = AT(log_q), far = AT(far);
+    mask_d small = (mask_d)(odds < 0.01);
+    vec_d series = 1.0 / 9 - odds * 0.1; /* x = S (1/2 - S/3 + S²/4 - …), with x = 1 + q log q / (1 - q) */
+    for (int k = 8; k > 1; k--) series = 1.0 / k - odds * series;
+    vec_d x = select_d(small, odds * series, 1.0 + log_q / select_d(small, splat_d(1), odds));
+    vec_d ratio = 1.0 - x, w = x + (1.0 + gamma) * ratio, log_w;
+    if (gamma > -1)
+        log_w = log_d(w);
+    else
+        log_w = log_d(select_d(small, series, x)) + select_d(small, log_odds, splat_d(0));
+    vec_d q = 1.0 / (1.0 + odds), v = odds / (1.0 + odds), log_v = log_odds + log_q;
+    vec_d inverse = gamma > -1 ? 1.0 / w : exp_d(min_d(splat_d(300), -log_w));
+    vec_d rest = gamma > -1 ? v * inverse : exp_d(log_v - log_w);
+    vec_d a = (1 + gamma) * q * inverse - gamma * ratio * rest, b = -ratio * inverse;
+    vec_d slope = v + q * (gamma - 1) + a;
+    vec_d bend = (gamma - 1) * q + v * (a + gamma * q * inverse) + a * a;
+    vec_d mixed = q + q * (1.0 + log_q) * inverse + a * b;
+    return (struct jet){
+        .value = log_q - gamma * log_v - log_w,
+        .t = -slope * far,
+        .g = b - log_v,
+        .tt = bend * far * far + slope * (far - AT(far2) + v * far * far),
+        .tg = -far * mixed,
+        .gg = b * b,
+    };
+}
+
+/* log(h/q) of a class that is not on top, of log-probability log_q. */
+INLINE struct jet rest_terms(vec_d log_q, vec_d shift, vec_d variance, double gamma) {
+    vec_d q = exp_d(log_q), v = 1.0 - q, log_v = log_half_d(q), ql = q * log_q, gql = gamma * ql;
+    vec_d inverse = 1.0 / (v - gql), odds = q / v, qi = q * inverse, spare = (gamma - 1) * odds;
+    vec_d a = ((1 + gamma) * q + gql) * inverse, b = ql * inverse, slope = spare + a + 1.0;
+    vec_d bend = spare / v + a + gamma * qi + a * a, mixed = odds + qi + b + a * b;
+    return (struct jet){
+        .value = (1 - gamma) * log_v + log_d(inverse),
+        .t = slope * shift,
+        .g = b - log_v,
+        .tt = bend * shift * shift - slope * (shift + variance),
+        .tg = mixed * shift,
+        .gg = b * b,
+    };
+}
+
+/* The second derivative of log p of the top class, as a multiple of 1 - p so that nothing cancels. */
+INLINE vec_d top_bend(vec_d second, vec_d ti, vec_d tj, vec_d rest2, vec_d away_i, vec_d away_j, vec_d p_rest) {
+    return p_rest * (second + ti * tj - rest2 + ti * away_j + tj * away_i + p_rest * away_i * away_j);
+}
+
+/* -log p of the label under the focal calibration map of softmax(z / T), from the tail's sums. */
+INLINE void nll_rows(const struct tile *tile, ptrdiff_t count, double gamma, vec_d *sums) {
+    for (ptrdiff_t i = 0; i < count; i += LANES_d) {
+        struct jet top = top_terms(tile, i, gamma);
+        vec_d total = max_d(splat_d(1e-150), AT(total)), one = 1.0 / total, offset = AT(offset);
+        vec_d rt = AT(t) * one, rg = AT(g) * one, rtt = AT(tt) * one, rtg = AT(tg) * one, rgg = AT(gg) * one;
+        vec_d log_ratio = offset - top.value; /* log of h/q in the rest to h on top, which `total` goes by */
+        vec_d against = total * exp_d(log_ratio), p_top = 1.0 / (1.0 + against), p_rest = against * p_top;
+        vec_d value = -log1p_d(against), at = rt - top.t, ag = rg - top.g;
+        struct jet jet = {
+            .value = -value,
+            .t = p_rest * at,
+            .g = p_rest * ag,
+            .tt = -top_bend(top.tt, top.t, top.t, rtt, at, at, p_rest),
+            .tg = -top_bend(top.tg, top.t, top.g, rtg, at, ag, p_rest),
+            .gg = -top_bend(top.gg, top.g, top.g, rgg, ag, ag, p_rest),
+        };
+        mask_d miss = (mask_d)(AT(hit) < 1.0);
+        if (any_d(miss)) {
+            vec_d u = max_d(splat_d(-1000), select_d(miss, AT(label), splat_d(0)));
+            vec_d centre = AT(centre);
+            struct jet own = rest_terms(u + offset, centre - u, AT(variance), gamma);
+            vec_d mt = p_top * top.t + p_rest * rt, mg = p_top * top.g + p_rest * rg;
+            vec_d mtt = p_top * (top.t * top.t + top.tt) + p_rest * rtt;
+            vec_d mtg = p_top * (top.t * top.g + top.tg) + p_rest * rtg;
+            vec_d mgg = p_top * (top.g * top.g + top.gg) + p_rest * rgg;
+            jet.value = select_d(miss, -(u + own.value + log_ratio + value), jet.value);
+            jet.t = select_d(miss, mt - own.t, jet.t);
+            jet.g = select_d(miss, mg - own.g, jet.g);
+            jet.tt = select_d(miss, mtt - mt * mt - own.tt, jet.tt);
+            jet.tg = select_d(miss, mtg - mt * mg - own.tg, jet.tg);
+            jet.gg = select_d(miss, mgg - mg * mg - own.gg, jet.gg);
+        }
+        add_jet(sums, jet, AT(weight));
+    }
+}
