@@ -42,14 +42,17 @@ class Block:
     codes: NDArray[np.int64]  # (b,) column of the label
     weight: NDArray[np.float64] | None  # (b,)
     first: int = 0  # number of its first row in the whole
+    segment: NDArray[np.int64] | None = None  # (b,) number of the row's segment
+    segments: tuple[str | None, ...] = ()  # what the numbers stand for
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def part(self, rows: slice) -> Block:
         """Return the block of some of its rows, which are counted from 0."""
-        weight = None if self.weight is None else self.weight[rows]
-        return Block(self.scores[rows], self.codes[rows], weight, self.first + (rows.start or 0))
+        weight, segment = (None if a is None else a[rows] for a in (self.weight, self.segment))
+        first = self.first + (rows.start or 0)
+        return Block(self.scores[rows], self.codes[rows], weight, first, segment, self.segments)
 
 
 T = TypeVar("T", bound=Mergeable)
@@ -95,6 +98,10 @@ class Rows(Protocol):
         """Return about this many rows in memory, in chunks spread evenly; None if that is most of them."""
         ...
 
+    def in_memory(self) -> ArrayRows:
+        """Return all rows in memory."""
+        ...
+
     def class_weight(self) -> NDArray[np.float64]:
         """Return the total weight of each class, shape (K,)."""
         ...
@@ -123,6 +130,8 @@ class ArrayRows:
     weight: NDArray[np.float64] | None  # (n,)
     kind: Input
     executor: Executor | None = None
+    segment: NDArray[np.int64] | None = None  # (n,) number of the row's segment
+    segments: tuple[str | None, ...] = ()  # what the numbers stand for
 
     @property
     def n(self) -> int:
@@ -136,7 +145,7 @@ class ArrayRows:
 
     def map_sum(self, task: Task[T]) -> T:
         """Return the sum of the task over all rows."""
-        whole = Block(self.scores, self.codes, self.weight, 0)
+        whole = Block(self.scores, self.codes, self.weight, 0, self.segment, self.segments)
         if self.n * self.n_classes < _WORTH_SPLITTING and self.executor is None:
             return task(whole)
         bounds = sorted({self.n * i // _TASKS for i in range(_TASKS + 1)})
@@ -152,6 +161,10 @@ class ArrayRows:
         if weight is not None and not weight.any():
             return None
         return ArrayRows(self.scores[index], self.codes[index], weight, self.kind)
+
+    def in_memory(self) -> ArrayRows:
+        """Return all rows, which are in memory."""
+        return self
 
     def class_weight(self) -> NDArray[np.float64]:
         """Return the total weight of each class, shape (K,)."""

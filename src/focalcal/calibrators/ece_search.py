@@ -33,8 +33,8 @@ def minimise_ece(
     scaled by it. Of more rows than 2²¹ numbers hold (but at least 5,000, at most 100,000) as many are
     taken, spread evenly.
     """
-    part = objective.rows.sample(min(100_000, max(5_000, (1 << 21) // objective.n_classes))) or objective.rows
-    assert isinstance(part, ArrayRows)
+    few = min(100_000, max(5_000, (1 << 21) // objective.n_classes))
+    part = objective.rows.sample(few) or objective.rows.in_memory()
     scale = 1.0 if 0.25 <= math.exp(tau) <= 4 else math.exp(tau)
     inside = (0.0,) if gammas is None else tuple(g for g in GRID_GAMMAS if gammas[0] <= g <= gammas[1])
     cells = [(float(t), g) for t in GRID_TEMPERATURES * scale for g in inside]
