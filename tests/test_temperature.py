@@ -231,7 +231,7 @@ def test_float32_and_float16_equal_float64(family, criterion, n_classes):
         np.testing.assert_allclose(
             other.predict_proba(half.astype(np.float32)), fits[0].predict_proba(half.astype(float)), atol=2e-5
         )
-    assert fits[2].temperature_ == fits[1].temperature_
+    assert fits[2].temperature_ == pytest.approx(fits[1].temperature_, rel=1e-12)
 
 
 @pytest.mark.parametrize("family", BOTH)

@@ -12,6 +12,7 @@ Lin et al. 2017, arXiv 1708.02002; Komisarenko and Kull, ECAI 2024, arXiv 2408.1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -123,6 +124,19 @@ class FitSums:
     hessian: NDArray[np.float64]  # (2, 2) Σ w ∂²f
     outer: NDArray[np.float64]  # (2, 2) Σ w² ∂f ∂fᵀ, for the sandwich
 
+    @classmethod
+    def of(cls, sums: Sequence[float]) -> FitSums:
+        """Make sums of the eleven numbers: rows, weight, loss, (τ, γ), (ττ, τγ, γγ) twice."""
+        rows, weight, loss, t, g, tt, tg, gg, t_t, t_g, g_g = sums
+        return cls(
+            rows,
+            weight,
+            loss,
+            np.array([t, g]),
+            np.array([[tt, tg], [tg, gg]]),
+            np.array([[t_t, t_g], [t_g, g_g]]),
+        )
+
     def __add__(self, other: FitSums) -> FitSums:
         return FitSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
@@ -137,12 +151,5 @@ def sum_jet(jet: reference.Jet, weight: NDArray[np.float64] | None) -> FitSums:
         rows, total = float(np.count_nonzero(weight)), float(weight.sum())
         loss, *sums = (column @ weight for column in (jet.value, *jet.first, *jet.second))
         tau, gamma = (column * weight for column in jet.first)
-    both = tau @ gamma
-    return FitSums(
-        rows,
-        total,
-        float(loss),
-        np.array(sums[:2]),
-        np.array([[sums[2], sums[3]], [sums[3], sums[4]]]),
-        np.array([[tau @ tau, both], [both, gamma @ gamma]]),
-    )
+    products = (tau @ tau, tau @ gamma, gamma @ gamma)
+    return FitSums.of([rows, total, *map(float, (loss, *sums, *products))])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from focalcal._validate import Input, to_logits
-from focalcal.kernels import reference
+from focalcal.kernels import compiled, reference
 from focalcal.rows import Block, CheckValues, Rows, in_blocks
 from focalcal.scores import Criterion, FitSums, sum_jet
 
@@ -34,11 +35,28 @@ class SumLosses:
     criterion: Criterion
     log_temperature: float
     gamma: float | None
-    threads: bool = False
+
+    @property
+    def threads(self) -> bool:
+        """Whether it releases the interpreter lock."""
+        return self.criterion == "nll" and compiled() is not None
 
     def __call__(self, block: Block) -> FitSums:
         """Return the sums over a block of any size; not finite if its scores or labels cannot be right."""
-        return in_blocks(self._reference, block)
+        loops = compiled() if self.criterion == "nll" else None
+        if loops is None:
+            return in_blocks(self._reference, block)
+        if block.scores.dtype == np.float16:
+            return in_blocks(lambda part: self._compiled(loops, widened(part)), block)
+        return self._compiled(loops, block)
+
+    def _compiled(self, loops: Any, block: Block) -> FitSums:
+        out = np.empty(11)
+        gamma = np.nan if self.gamma is None else self.gamma
+        loops.fit_sums(
+            block.scores, block.codes, block.weight, self.kind == "probs", self.log_temperature, gamma, out
+        )
+        return FitSums.of(out.tolist())
 
     def _reference(self, block: Block) -> FitSums:
         with np.errstate(all="ignore"):  # `Objective.sums` explains what is not finite
@@ -57,11 +75,25 @@ class SurveyRows:
     """The survey of a block of rows."""
 
     kind: Input
-    threads: bool = False
+
+    @property
+    def threads(self) -> bool:
+        """Whether it releases the interpreter lock."""
+        return compiled() is not None
 
     def __call__(self, block: Block) -> Survey:
         """Return the sums over a block of any size."""
-        return in_blocks(self._survey, block)
+        loops = compiled()
+        if loops is None:
+            return in_blocks(self._survey, block)
+        if block.scores.dtype == np.float16:
+            return in_blocks(lambda part: self._compiled(loops, widened(part)), block)
+        return self._compiled(loops, block)
+
+    def _compiled(self, loops: Any, block: Block) -> Survey:
+        out = np.empty(4)
+        loops.survey(block.scores, block.codes, block.weight, self.kind == "probs", out)
+        return Survey(*out.tolist())
 
     def _survey(self, block: Block) -> Survey:
         with np.errstate(all="ignore"):
@@ -98,6 +130,11 @@ class CheckLabels:
                 "Correct the label or the mask."
             )
         return len(block)
+
+
+def widened(block: Block) -> Block:
+    """Return a block of float16 in float32."""
+    return replace(block, scores=block.scores.astype(np.float32))
 
 
 def split(block: Block, kind: Input) -> reference.Rows:

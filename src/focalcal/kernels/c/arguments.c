@@ -24,7 +24,8 @@ char get_array(PyObject *object, Py_buffer *view, const char *name, const char *
         return 0;
     }
     int fits = (uintptr_t)view->buf % (size_t)view->itemsize == 0;
-    for (int axis = 0; axis < view->ndim; axis++) fits &= view->strides[axis] % view->itemsize == 0;
+    for (int axis = 0; axis < view->ndim; axis++) 
+        fits &= view->shape[axis] < 2 || view->strides[axis] % view->itemsize == 0;
     if (!fits) {
         PyErr_Format(PyExc_ValueError, "Expected %s aligned, with strides of whole items.", name);
         PyBuffer_Release(view);

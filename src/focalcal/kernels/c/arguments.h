@@ -21,6 +21,7 @@ int get_scores(PyObject *object, Py_buffer *view, int is_probs, struct scores *s
 extern const struct loops *loops_in_use;
 
 PyObject *fit_sums(PyObject *module, PyObject *args);
+PyObject *survey(PyObject *module, PyObject *args);
 PyObject *judge(PyObject *module, PyObject *args);
 
 #endif

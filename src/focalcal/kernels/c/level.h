@@ -40,4 +40,6 @@ const struct loops JOINED(loops_, LEVEL) = {
     .judge_f = judge_f,
     .fit_sums_d = fit_sums_d,
     .fit_sums_f = fit_sums_f,
+    .survey_d = survey_d,
+    .survey_f = survey_f,
 };

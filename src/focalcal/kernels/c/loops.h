@@ -51,6 +51,7 @@ enum { DONE = 0, INVALID = 1, NO_MEMORY = -1, WRONG_CODE = -2 };
 
 /* The sums of a fit, FIT_SUMS numbers: tile.h. */
 enum { FIT_SUMS = 11 };
+typedef int survey_function(const struct scores *s, const int64_t *codes, const double *weight, double *out);
 typedef int fit_function(const struct scores *s, const int64_t *codes, const double *weight, double log_temperature,
                          double gamma, double *sums);
 
@@ -60,6 +61,7 @@ struct loops {
     int (*elementary_d)(int which, const double *in, double *out, ptrdiff_t n);
     int (*elementary_f)(int which, const float *in, float *out, ptrdiff_t n);
     fit_function *fit_sums_d, *fit_sums_f;
+    survey_function *survey_d, *survey_f;
     int (*judge_d)(const struct scores *s, struct judging *to);
     int (*judge_f)(const struct scores *s, struct judging *to);
 };

@@ -9,6 +9,7 @@
 #include "tile.h"
 #endif
 #include "fit.h"
+#include "survey.h"
 
 #include "judge.h"
 
