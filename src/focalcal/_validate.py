@@ -20,7 +20,7 @@ Input = Literal["logits", "probs"]
 PROBABILITY_FLOOR = 1e-30
 
 #: How far a row of probabilities may be from summing to one, by the precision it was stored in.
-_SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
+SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
 
 
 class CalibrationWarning(UserWarning):
@@ -154,7 +154,7 @@ def warn_of_probabilities(scores: NDArray[Any], kind: Input, stacklevel: int) ->
     """Warn where declared logits look like probabilities; they are still taken as declared."""
     if kind == "logits" and scores.ndim == 2 and len(scores) >= 10:
         first = scores[:1000].astype(np.float64)
-        if first.min() >= 0 and np.abs(first.sum(axis=1) - 1).max() < _SUM_TOLERANCE[scores.dtype.name]:
+        if first.min() >= 0 and np.abs(first.sum(axis=1) - 1).max() < SUM_TOLERANCE[scores.dtype.name]:
             warnings.warn(
                 "The rows are non-negative and sum to 1, as probabilities do, and are taken as the logits "
                 'they were declared to be. If they are probabilities, pass input="probs" (--probs).',
@@ -181,7 +181,7 @@ def check_block(block: NDArray[Any], kind: Input, name: str, first: int) -> None
 
 
 def _check_probabilities(block: NDArray[Any], low: float, high: float, name: str, first: int) -> None:
-    tolerance = _SUM_TOLERANCE[block.dtype.name]
+    tolerance = SUM_TOLERANCE[block.dtype.name]
     if low < 0 or high > 1 + tolerance:
         raise ValueError(
             f"Expected {name} in [0, 1], got min={low:.6g}, max={high:.6g}. "

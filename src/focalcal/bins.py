@@ -49,6 +49,13 @@ class BinSums:
     confidence: Array
     hit: Array
 
+    @classmethod
+    def of(cls, edges: Array, sums: Array) -> Self:
+        """Take count, confidence, hit, weight and weight² from one array; the last two only if weighted."""
+        count, confidence, hit = sums[:3]
+        weight, weight_squared = sums[3:] if len(sums) > 3 else (count, count)
+        return cls(edges, count, weight, weight_squared, confidence, hit)
+
     def __add__(self, other: Self) -> Self:
         if self.edges is not other.edges and not np.array_equal(self.edges, other.edges):
             raise ValueError("Expected bin sums over the same edges, got different edges. Bin both alike.")

@@ -10,8 +10,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from focalcal import kernels
 from focalcal._validate import (
     PROBABILITY_FLOOR,
+    SUM_TOLERANCE,
     CalibrationWarning,
     Input,
     check_block,
@@ -20,6 +22,7 @@ from focalcal._validate import (
 )
 from focalcal.bins import BinSums, bin_classes, bin_rows, equal_width_edges
 from focalcal.confidences import Confidences
+from focalcal.kernels import loops
 from focalcal.moments import MeanSums, sum_rows
 from focalcal.rows import Block, Rows, Source, as_rows, in_blocks
 
@@ -76,11 +79,50 @@ class Pass:
     bins: int = 1
     with_classes: bool = False
     with_confidence: bool = False
-    threads: bool = False
+
+    @property
+    def threads(self) -> bool:
+        """Whether it releases the interpreter lock, so that threads pay."""
+        return kernels.compiled() is not None
 
     def __call__(self, block: Block) -> Judged:
         """Return the sums over the rows of a block of any size."""
-        return in_blocks(self._judge, block)
+        half = block.scores.dtype == np.float16
+        if kernels.compiled() is None or (half and block.scores.ndim == 1):
+            return in_blocks(self._judge, block)
+        return in_blocks(self._compiled, block) if half else self._compiled(block)
+
+    def _compiled(self, block: Block) -> Judged:
+        """Return what `_judge` returns, from one compiled pass."""
+        name, scores = block.scores.dtype.name, block.scores
+        edges = equal_width_edges(self.bins, name)
+        sums = loops.judge(
+            scores.astype(np.float32) if name == "float16" else scores,
+            block.codes,
+            block.weight,
+            is_probs=self.kind == "probs",
+            tolerance=SUM_TOLERANCE[name],
+            edges=edges,
+            with_classes=self.with_classes,
+            with_confidence=self.with_confidence,
+        )
+        if sums is None:
+            return in_blocks(self._judge, block)  # which says what is wrong, and where
+        weight, weight2, *means, floored, impossible = sums.totals.tolist()
+        nll, brier, hit = (MeanSums(len(block), weight, weight2, *means[i : i + 3]) for i in (0, 3, 6))
+        marks = None
+        if sums.signed is not None:
+            marks = Confidences((sums.signed,), () if block.weight is None else (block.weight,))
+        return Judged(
+            nll,
+            brier,
+            hit,
+            top=BinSums.of(edges, sums.top),
+            classwise=None if sums.classwise is None else BinSums.of(edges, sums.classwise),
+            confidences=marks,
+            floored=int(floored),
+            impossible=int(impossible),
+        )
 
     def _judge(self, block: Block) -> Judged:
         scores, codes, weight = block.scores, block.codes, block.weight
