@@ -140,5 +140,5 @@ def test_sums_merge_in_any_order_and_weights_repeat_rows():
     assert isinstance(doubled, FitSums)
     assert doubled.weight == 180
     assert doubled.loss == pytest.approx(2 * whole.loss)
-    np.testing.assert_allclose(doubled.hessian, 2 * whole.hessian)
-    np.testing.assert_allclose(doubled.outer, 4 * whole.outer)
+    np.testing.assert_allclose(doubled.hessian, 2 * np.array(whole.hessian))
+    np.testing.assert_allclose(doubled.outer, 4 * np.array(whole.outer))

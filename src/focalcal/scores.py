@@ -12,8 +12,9 @@ Lin et al. 2017, arXiv 1708.02002; Komisarenko and Kull, ECAI 2024, arXiv 2408.1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import add
 from typing import Literal
 
 import numpy as np
@@ -115,30 +116,35 @@ def _logsumexp(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class FitSums:
-    """Sums over rows of a loss and its derivatives at given (τ, γ): mergeable, all float64."""
+    """Sums over rows of a loss f and its derivatives at given (τ, γ): mergeable, all float64."""
 
     rows: float
     weight: float
     loss: float  # Σ w f
-    gradient: NDArray[np.float64]  # (2,) Σ w ∂f
-    hessian: NDArray[np.float64]  # (2, 2) Σ w ∂²f
-    outer: NDArray[np.float64]  # (2, 2) Σ w² ∂f ∂fᵀ, for the sandwich
+    gradient: tuple[float, float]  # Σ w ∂f, in τ and γ
+    hessian: tuple[float, float, float]  # Σ w ∂²f, in ττ, τγ and γγ
+    outer: tuple[float, float, float]  # Σ w² ∂f ∂fᵀ, for the sandwich
 
     @classmethod
-    def of(cls, sums: Sequence[float]) -> FitSums:
-        """Make sums of the eleven numbers: rows, weight, loss, (τ, γ), (ττ, τγ, γγ) twice."""
+    def of(cls, sums: Iterable[float]) -> FitSums:
+        """Make sums of the eleven numbers in the order of the fields."""
         rows, weight, loss, t, g, tt, tg, gg, t_t, t_g, g_g = sums
-        return cls(
-            rows,
-            weight,
-            loss,
-            np.array([t, g]),
-            np.array([[tt, tg], [tg, gg]]),
-            np.array([[t_t, t_g], [t_g, g_g]]),
-        )
+        return cls(rows, weight, loss, (t, g), (tt, tg, gg), (t_t, t_g, g_g))
+
+    def numbers(self) -> tuple[float, ...]:
+        """Return the eleven numbers."""
+        return (self.rows, self.weight, self.loss, *self.gradient, *self.hessian, *self.outer)
 
     def __add__(self, other: FitSums) -> FitSums:
-        return FitSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return FitSums.of(map(add, self.numbers(), other.numbers()))
+
+    def mean(self) -> FitSums:
+        """Return the same of the mean loss Σ w f / Σ w."""
+        w = self.weight
+        rows, weight, *sums, t_t, t_g, g_g = self.numbers()
+        return FitSums.of(
+            [rows, weight, *(value / w for value in sums), *(v / w**2 for v in (t_t, t_g, g_g))]
+        )
 
 
 def sum_jet(jet: reference.Jet, weight: NDArray[np.float64] | None) -> FitSums:

@@ -26,7 +26,7 @@ Vector = NDArray[np.float64]
 
 def minimise_ece(
     objective: Objective, tau: float, gammas: tuple[float, float] | None
-) -> tuple[Vector, float]:
+) -> tuple[tuple[float, float], float]:
     """Return (log T, γ) of the lowest 15-bin equal-mass top-label ECE found, and that ECE.
 
     `tau` is the log T of lowest NLL. Where that is beyond the middle of the paper's grid, the grid is
@@ -46,7 +46,7 @@ def minimise_ece(
         cells = [*best, *(new for cell in best for new in _around(cell, steps, gammas))]
         errors |= _errors(part, [cell for cell in dict.fromkeys(cells) if cell not in errors])
     temperature, gamma = min(errors, key=errors.__getitem__)
-    return np.array([math.log(temperature), gamma]), errors[temperature, gamma]
+    return (math.log(temperature), gamma), errors[temperature, gamma]
 
 
 def _around(

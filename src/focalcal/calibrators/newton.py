@@ -11,9 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from focalcal.scores import FitSums
 
 #: Stop when the next step promises to lower the mean loss by less than this. It is still taken, and Newton's
@@ -28,14 +25,14 @@ _MAX_TAU, _MAX_GAMMA = 1.0, 0.5
 #: A curvature below this counts as this much.
 _FLAT = 1e-14
 
-Vector = NDArray[np.float64]
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Optimum:
     """Where the steps ended."""
 
-    point: Vector  # (2,) τ, γ
+    point: Point  # τ, γ
     sums: FitSums  # one step before `point`
     converged: bool
     iterations: int
@@ -48,69 +45,84 @@ class Optimum:
         return self.sums.loss - self.decrease
 
 
+@dataclass(frozen=True)
+class Box:
+    """Bounds of (τ, γ); equal ones fix a parameter."""
+
+    low: Point
+    high: Point
+
+    def clip(self, point: Point) -> Point:
+        """Return the closest point within."""
+        (a, b), (c, d) = self.low, self.high
+        return min(max(point[0], a), c), min(max(point[1], b), d)
+
+    def held(self, point: Point, gradient: Point) -> tuple[bool, bool]:
+        """Return which parameters are fixed or pushed against a bound."""
+        return self._held(0, point, gradient), self._held(1, point, gradient)
+
+    def _held(self, i: int, point: Point, gradient: Point) -> bool:
+        low, high = self.low[i], self.high[i]
+        return (
+            low == high or (point[i] <= low and gradient[i] >= 0) or (point[i] >= high and gradient[i] <= 0)
+        )
+
+
+def rounding(loss: float, decrease: float) -> float:
+    """Return by how much a loss may rise: so close to the optimum rounding outweighs its fall."""
+    return 1e-6 * (1 + abs(loss)) if decrease < 1e-7 else 0.0
+
+
 def minimise(
-    function: Callable[[float, float], FitSums],
-    start: tuple[float, float],
-    low: tuple[float, float],
-    high: tuple[float, float],
-    tolerance: float = TOLERANCE,
+    function: Callable[[float, float], FitSums], start: Point, box: Box, tolerance: float = TOLERANCE
 ) -> Optimum:
-    """Minimise a mean loss from `start` within [low, high]; equal bounds fix a parameter.
+    """Minimise a mean loss from `start` within a box.
 
     Stop where the next step promises to lower the loss by less than `tolerance`; that step is still taken.
     """
-    lower, upper = np.array(low, float), np.array(high, float)
-    point = np.clip(np.array(start, float), lower, upper)
+    point = box.clip(start)
     sums, iterations = function(*point), 1
     for _ in range(_MAX_STEPS):
-        held = _held(point, sums.gradient, lower, upper)
-        step, decrease = _step(sums, held, point)
-        new = np.clip(point + step, lower, upper)
+        held = box.held(point, sums.gradient)
+        step, decrease = newton_step(sums, held, point)
+        new = box.clip((point[0] + step[0], point[1] + step[1]))
         if decrease < tolerance:
             return Optimum(new, sums, True, iterations, held, decrease)
         tried = function(*new)
         iterations += 1
-        # so close to the optimum rounding outweighs the fall of the loss, and Newton's step is right
-        noise = 1e-6 * (1 + abs(sums.loss)) if decrease < 1e-7 else 0.0
-        while not tried.loss <= sums.loss + noise:
-            step = step / 2
-            new = np.clip(point + step, lower, upper)
-            if np.abs(step).max() < 1e-9:
+        while not tried.loss <= sums.loss + rounding(sums.loss, decrease):
+            step = (step[0] / 2, step[1] / 2)
+            new = box.clip((point[0] + step[0], point[1] + step[1]))
+            if max(abs(step[0]), abs(step[1])) < 1e-9:
                 return Optimum(point, sums, False, iterations, held, 0.0)
             tried = function(*new)
             iterations += 1
         point, sums = new, tried
-    held = _held(point, sums.gradient, lower, upper)
-    return Optimum(point, sums, False, iterations, held, 0.0)
+    return Optimum(point, sums, False, iterations, box.held(point, sums.gradient), 0.0)
 
 
-def _held(point: Vector, gradient: Vector, lower: Vector, upper: Vector) -> tuple[bool, bool]:
-    fixed = lower == upper
-    out = ((point <= lower) & (gradient >= 0)) | ((point >= upper) & (gradient <= 0))
-    return bool(fixed[0] or out[0]), bool(fixed[1] or out[1])
-
-
-def _step(sums: FitSums, held: tuple[bool, bool], point: Vector) -> tuple[Vector, float]:
+def newton_step(sums: FitSums, held: tuple[bool, bool], point: Point) -> tuple[Point, float]:
     """Return the step and the fall of the loss that the quadratic model promises for it."""
-    step, decrease = np.zeros(2), 0.0
-    for curvature, direction in _axes(sums.hessian, held):
-        slope = float(direction @ sums.gradient)
-        step -= direction * (slope / curvature)
+    t = g = decrease = 0.0
+    for curvature, (x, y) in _axes(sums.hessian, held):
+        slope = x * sums.gradient[0] + y * sums.gradient[1]
+        t -= x * slope / curvature
+        g -= y * slope / curvature
         decrease += slope * slope / curvature / 2
-    over = max(abs(step[0]) / _MAX_TAU, abs(step[1]) / (_MAX_GAMMA * (point[1] + 1.5)))
-    return (step / over if over > 1 else step), decrease
+    over = max(abs(t) / _MAX_TAU, abs(g) / (_MAX_GAMMA * (point[1] + 1.5)))
+    return ((t / over, g / over) if over > 1 else (t, g)), decrease
 
 
-def _axes(hessian: Vector, held: tuple[bool, bool]) -> list[tuple[float, Vector]]:
+def _axes(hessian: tuple[float, float, float], held: tuple[bool, bool]) -> list[tuple[float, Point]]:
     """Return the Hessian's axes among the free parameters, each with its curvature made positive."""
-    a, b, d = float(hessian[0, 0]), float(hessian[0, 1]), float(hessian[1, 1])
+    a, b, d = hessian
     if held[0] or held[1]:
-        ends = [(abs(a), np.array([1.0, 0.0])), (abs(d), np.array([0.0, 1.0]))]
+        ends = [(abs(a), (1.0, 0.0)), (abs(d), (0.0, 1.0))]
         return [(max(c, _FLAT), v) for (c, v), fixed in zip(ends, held, strict=True) if not fixed]
     angle, middle, radius = math.atan2(2 * b, a - d) / 2, (a + d) / 2, math.hypot((a - d) / 2, b)
     cosine, sine = math.cos(angle), math.sin(angle)
     least = _FLAT + 1e-12 * (abs(middle) + radius)
     return [
-        (max(abs(middle + radius), least), np.array([cosine, sine])),
-        (max(abs(middle - radius), least), np.array([-sine, cosine])),
+        (max(abs(middle + radius), least), (cosine, sine)),
+        (max(abs(middle - radius), least), (-sine, cosine)),
     ]

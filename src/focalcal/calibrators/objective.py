@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -173,23 +174,16 @@ class Objective:
     def survey(self) -> Survey:
         """What a pass over the data shows before a fit."""
         survey = self.rows.map_sum(SurveyRows(self.rows.kind))
-        if not np.isfinite([survey.distance, survey.slope]).all():
+        if not (math.isfinite(survey.distance) and math.isfinite(survey.slope)):
             self.whole.explain()
         return survey
 
     def sums(self, log_temperature: float, gamma: float | None, criterion: Criterion) -> FitSums:
         """Return the mean loss, gradient and Hessian; γ of None is plain temperature scaling."""
         total = self.rows.map_sum(SumLosses(self.rows.kind, criterion, log_temperature, gamma))
-        if not (np.isfinite(total.loss) and np.isfinite(total.gradient).all()):
+        if not all(map(math.isfinite, (total.loss, *total.gradient))):
             self.whole.explain()
-        w = total.weight
-        return replace(
-            total,
-            loss=total.loss / w,
-            gradient=total.gradient / w,
-            hessian=total.hessian / w,
-            outer=total.outer / w**2,
-        )
+        return total.mean()
 
     def explain(self) -> None:
         """Raise the error behind sums that are not finite."""
