@@ -23,5 +23,6 @@ extern const struct loops *loops_in_use;
 PyObject *fit_sums(PyObject *module, PyObject *args);
 PyObject *survey(PyObject *module, PyObject *args);
 PyObject *judge(PyObject *module, PyObject *args);
+PyObject *map_rows(PyObject *module, PyObject *args);
 
 #endif

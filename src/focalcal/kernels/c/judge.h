@@ -21,18 +21,32 @@ INLINE MASK NAME(allowed)(VEC x, int is_probs, REAL most) {
     return is_probs ? (MASK)(x >= (REAL)0) & (MASK)(x <= most) : (MASK)(x < most);
 }
 
-/* Few classes: lanes are rows. `x` holds the scores class by class and is left holding the numbers. */
-INLINE int NAME(judge_columns)(REAL *x, ptrdiff_t k, int is_probs, double tolerance, const int64_t *codes,
-                               ptrdiff_t count, struct NAME(judged) *to) {
+/* Whether all is allowed, where lanes are rows: each entry, some class of each row, and the row's sum. */
+INLINE int NAME(check_columns)(const REAL *x, ptrdiff_t k, int is_probs, double tolerance) {
     REAL most = is_probs ? (REAL)(1 + tolerance) : (REAL)INFINITY;
     MASK fine = (MASK)(NAME(splat)(0) == (REAL)0);
     for (int i = 0; i < ROWS; i += LANES) {
-        VEC highest = NAME(splat)((REAL)-INFINITY), top = NAME(splat)(0), sum = NAME(splat)(0);
+        VEC highest = NAME(splat)((REAL)-INFINITY), sum = NAME(splat)(0);
         for (ptrdiff_t j = 0; j < k; j++) {
             VEC z = NAME(load)(x + j * ROWS + i);
             fine &= NAME(allowed)(z, is_probs, most);
+            highest = NAME(max)(highest, z);
+            sum += z;
+        }
+        VEC off = sum - (REAL)1;
+        fine &= is_probs ? (MASK)(NAME(max)(off, -off) <= (REAL)tolerance) : (MASK)(highest > (REAL)-INFINITY);
+    }
+    return NAME(any)(~fine) ? INVALID : DONE;
+}
+
+/* Few classes: lanes are rows. `x` holds checked scores class by class and is left holding the numbers. */
+INLINE void NAME(judge_columns)(REAL *x, ptrdiff_t k, int is_probs, const int64_t *codes, ptrdiff_t count,
+                                struct NAME(judged) *to) {
+    for (int i = 0; i < ROWS; i += LANES) {
+        VEC highest = NAME(splat)((REAL)-INFINITY), top = NAME(splat)(0);
+        for (ptrdiff_t j = 0; j < k; j++) {
+            VEC z = NAME(load)(x + j * ROWS + i);
             if (is_probs) {
-                sum += z;
                 z = NAME(min)(z, NAME(splat)(1));
                 NAME(store)(x + j * ROWS + i, z);
             }
@@ -40,15 +54,9 @@ INLINE int NAME(judge_columns)(REAL *x, ptrdiff_t k, int is_probs, double tolera
             highest = NAME(select)(above, z, highest);
             top = NAME(select)(above, NAME(splat)((REAL)j), top);
         }
-        fine &= (MASK)(highest > (REAL)-INFINITY);
-        if (is_probs) {
-            VEC off = sum - (REAL)1;
-            fine &= (MASK)(NAME(max)(off, -off) <= (REAL)tolerance);
-        }
         NAME(store)(to->highest + i, highest);
         NAME(store)(to->top + i, top);
     }
-    if (NAME(any)(~fine)) return INVALID;
     for (ptrdiff_t r = 0; r < count; r++) to->label[r] = x[codes[r] * ROWS + r];
     for (ptrdiff_t r = 0; r < count; r++) to->hit[r] = to->top[r] == (REAL)(int32_t)codes[r];
     for (int i = 0; i < ROWS; i += LANES) {
@@ -68,7 +76,6 @@ INLINE int NAME(judge_columns)(REAL *x, ptrdiff_t k, int is_probs, double tolera
         NAME(store)(to->squares + i, squares);
     }
     for (ptrdiff_t r = 0; r < count; r++) to->own[r] = x[codes[r] * ROWS + r];
-    return DONE;
 }
 
 /* The largest of n numbers, n a multiple of LANES; NaN and what is not allowed clear `fine`. */

@@ -243,7 +243,9 @@ static int NAME(judge)(const struct scores *s, struct judging *to) {
         if (status != DONE) break;
         if (narrow) {
             NAME(load_columns)(s, first, count, x);
-            status = NAME(judge_columns)(x, s->n_classes, s->is_probs, to->tolerance, to->codes + first, count, &b);
+            status = NAME(check_columns)(x, s->n_classes, s->is_probs, to->tolerance);
+            if (status == DONE)
+                NAME(judge_columns)(x, s->n_classes, s->is_probs, to->codes + first, count, &b);
         } else {
             status = NAME(judge_rows)(x, s, to, first, count, &b, rest, edge);
         }

@@ -46,6 +46,13 @@ struct judging {
 enum { SUM_WEIGHT, SUM_WEIGHT2, SUM_NLL, SUM_BRIER = SUM_NLL + 3, SUM_HIT = SUM_BRIER + 3, FLOORED = SUM_HIT + 3,
        IMPOSSIBLE, TOTALS };
 
+/* The focal calibration map of softmax(z / temperature); gamma = 0 is the identity. */
+struct mapping {
+    double temperature, gamma, tolerance;
+    int exponentiate; /* write probabilities, else their logarithms */
+    void *out;        /* (n, K), row by row, in the precision of the scores */
+};
+
 /* What a loop returns: INVALID for scores that the checks in Python will name. */
 enum { DONE = 0, INVALID = 1, NO_MEMORY = -1, WRONG_CODE = -2 };
 
@@ -64,6 +71,8 @@ struct loops {
     survey_function *survey_d, *survey_f;
     int (*judge_d)(const struct scores *s, struct judging *to);
     int (*judge_f)(const struct scores *s, struct judging *to);
+    int (*map_rows_d)(const struct scores *s, const struct mapping *map);
+    int (*map_rows_f)(const struct scores *s, const struct mapping *map);
 };
 
 extern const struct loops loops_baseline;

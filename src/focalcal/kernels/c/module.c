@@ -89,6 +89,7 @@ static PyMethodDef methods[] = {
     {"level", level, METH_NOARGS, "Name of the level in use."},
     {"set_level", set_level, METH_VARARGS, "Use another level."},
     {"judge", judge, METH_VARARGS, "Sum what metrics need over rows; False for scores that are not valid."},
+    {"map_rows", map_rows, METH_VARARGS, "Map rows to calibrated log-probabilities; False as for judge."},
     {"fit_sums", fit_sums, METH_VARARGS, "Sum losses and their derivatives in (log T, gamma) over rows."},
     {"survey", survey, METH_VARARGS, "Sum what a fit looks at first."},
     {"elementary", elementary, METH_VARARGS, "Apply exp, exp_low, log, log1p or log_half (0 to 4); for tests."},

@@ -85,3 +85,32 @@ done:
         if (v[i].obj) PyBuffer_Release(&v[i]);
     return fine < 0 ? NULL : PyBool_FromLong(fine);
 }
+
+PyObject *map_rows(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *from, *to;
+    Py_buffer in = {0}, out = {0};
+    struct scores s;
+    struct mapping map = {0};
+    int is_probs, status, fine = -1;
+    if (!PyArg_ParseTuple(args, "OpdddpO", &from, &is_probs, &map.tolerance, &map.temperature, &map.gamma,
+                          &map.exponentiate, &to))
+        return NULL;
+    if (get_scores(from, &in, is_probs, &s) < 0) return NULL;
+    char kind[] = {s.is_double ? 'd' : 'f', 0};
+    if (!get_array(to, &out, "out", kind, 2, WRITABLE)) goto done;
+    if (out.shape[0] != s.n || out.shape[1] != s.n_classes) {
+        PyErr_SetString(PyExc_ValueError, "Expected out of shape (n, K).");
+        goto done;
+    }
+    map.out = out.buf;
+    const struct loops *loops = loops_in_use;
+    Py_BEGIN_ALLOW_THREADS
+    status = in_double(&s) ? loops->map_rows_d(&s, &map) : loops->map_rows_f(&s, &map);
+    Py_END_ALLOW_THREADS
+    fine = finished(status);
+done:
+    PyBuffer_Release(&in);
+    if (out.obj) PyBuffer_Release(&out);
+    return fine < 0 ? NULL : PyBool_FromLong(fine);
+}

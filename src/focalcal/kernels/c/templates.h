@@ -14,3 +14,5 @@
 #include "judge.h"
 
 #include "judge_sums.h"
+
+#include "map.h"
