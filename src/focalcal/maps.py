@@ -15,18 +15,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from focalcal._validate import as_scores, check_gamma, check_scores, check_temperature
-from focalcal.engine import row_slices
+from focalcal import kernels
+from focalcal._validate import (
+    SUM_TOLERANCE,
+    Input,
+    as_scores,
+    check_gamma,
+    check_scores,
+    check_temperature,
+    class_count,
+    to_logits,
+)
+from focalcal.engine import map_sum, row_slices
+from focalcal.kernels import loops
 from focalcal.kernels.reference import top_ratio
 
 Floats = NDArray[np.floating[Any]]
 Matrix = NDArray[np.float64]
+
+#: Elements that one thread maps at a time, and those below which threads do not pay.
+_MAP_ELEMENTS, _WORTH_SPLITTING = 1 << 20, 1 << 18
 
 #: Stands for −inf inside a block, so that 0 · log 0 is 0; put back at the end.
 _MASKED = -1e200
@@ -63,7 +78,7 @@ def temperature_map(logits: ArrayLike, temperature: float) -> Floats:
     array([[0.25, 0.75]])
     """
     temperature = check_temperature(temperature)
-    return _by_block(logits, lambda block: _log_softmax(block / temperature)[0])
+    return map_scores(_as_table(logits), "logits", temperature, 0.0, name="log_probs")
 
 
 def focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
@@ -107,7 +122,7 @@ def focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
     array([[0.124, 0.876]])
     """
     gamma = check_gamma(gamma)
-    return _by_block(log_probs, lambda block: _log_focal(block, gamma))
+    return map_scores(_as_table(log_probs), "logits", 1.0, gamma, name="log_probs")
 
 
 def inverse_focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
@@ -143,7 +158,12 @@ def inverse_focal_map(log_probs: ArrayLike, gamma: float) -> Floats:
     array([[0.2, 0.3, 0.5]])
     """
     gamma = check_gamma(gamma)
-    return _by_block(log_probs, lambda block: _log_focal_inverse(block, gamma))
+    scores = _as_table(log_probs)
+    check_scores(scores, "logits", "log_probs")
+    out = np.empty(scores.shape, np.float64 if scores.dtype == np.float64 else np.float32)
+    for rows in row_slices(*scores.shape):
+        out[rows] = _unmasked(scores[rows].astype(np.float64), lambda block: _log_focal_inverse(block, gamma))
+    return out
 
 
 def binary_focal_map(logit: ArrayLike, gamma: float) -> NDArray[np.float64]:
@@ -233,17 +253,64 @@ def raising_threshold(gamma: float) -> float:
     return float(brentq(excess, 1e-3 / (1 + gamma), 1 - 1e-9, xtol=1e-15))
 
 
-def _by_block(values: ArrayLike, function: Callable[[Matrix], Matrix]) -> Floats:
+def map_scores(
+    scores: Floats,
+    kind: Input,
+    temperature: float,
+    gamma: float,
+    *,
+    probabilities: bool = False,
+    name: str = "X",
+) -> Floats:
+    """Return log φ_γ(softmax(z / T)) of scores (n, K) or (n,), or its exponential; checks every value."""
+    n, n_classes = len(scores), class_count(scores)
+    out = np.empty((n, n_classes), np.float64 if scores.dtype == np.float64 else np.float32)
+    if kernels.compiled() is not None and 1e-30 < temperature < 1e30:  # whose inverse is a float32
+        task = _MapRows(scores, kind, temperature, gamma, probabilities, out)
+        slices = row_slices(n, n_classes, elements=_MAP_ELEMENTS)
+        wrong: int = map_sum(task, slices, threads=out.size > _WORTH_SPLITTING)
+        if not wrong:
+            return out
+    check_scores(scores, kind, name)
+    for rows in row_slices(n, n_classes):
+        out[rows] = map_block(to_logits(scores[rows], kind).astype(np.float64), temperature, gamma)
+        if probabilities:
+            np.exp(out[rows], out=out[rows])
+    return out
+
+
+@dataclass(frozen=True)
+class _MapRows:
+    """Fill some rows with the compiled loops; returns the number of slices that are not valid."""
+
+    scores: Floats
+    kind: Input
+    temperature: float
+    gamma: float
+    probabilities: bool
+    out: Floats
+
+    def __call__(self, rows: slice) -> int:
+        scores = self.scores[rows]
+        valid = loops.map_rows(
+            scores.astype(np.float32) if scores.dtype == np.float16 else scores,
+            self.temperature,
+            self.gamma,
+            self.out[rows],
+            is_probs=self.kind == "probs",
+            tolerance=SUM_TOLERANCE[scores.dtype.name],
+            probabilities=self.probabilities,
+        )
+        return int(not valid)
+
+
+def _as_table(values: ArrayLike) -> Floats:
     scores = as_scores(values, "log_probs")
     if scores.ndim == 1:
         raise ValueError(
             f"Expected shape (n, K), a column a class, got {scores.shape}. Pass both columns of two classes."
         )
-    check_scores(scores, "logits", "log_probs")
-    out = np.empty(scores.shape, np.float64 if scores.dtype == np.float64 else np.float32)
-    for rows in row_slices(*scores.shape):
-        out[rows] = _unmasked(scores[rows].astype(np.float64), function)
-    return out
+    return scores
 
 
 def map_block(logits: Matrix, temperature: float, gamma: float) -> Matrix:

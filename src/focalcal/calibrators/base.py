@@ -19,14 +19,11 @@ from focalcal._validate import (
     CalibrationWarning,
     as_scores,
     check_input,
-    check_scores,
     class_count,
-    to_logits,
 )
 from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.objective import Objective
-from focalcal.engine import row_slices
 from focalcal.rows import ArrayRows, Source, as_rows
 
 
@@ -52,8 +49,8 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         """Fit the parameters."""
 
     @abstractmethod
-    def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map a block of logits (b, K) to calibrated log-probabilities."""
+    def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
+        """Map scores (n, K) or (n,) to calibrated log-probabilities, or to probabilities; check values."""
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, executor: Executor | None = None
@@ -130,21 +127,11 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         ValueError, TypeError
             If X is not of the fitted kind and width.
         """
-        scores = self._check_scores(X)
-        n_classes = class_count(scores)
-        kind = check_input(self.input)
-        out = np.empty((len(scores), n_classes), np.float64 if scores.dtype == np.float64 else np.float32)
-
-        for rows in row_slices(len(scores), n_classes):
-            out[rows] = self._map(to_logits(scores[rows], kind).astype(np.float64))
-        return out
+        return self._map(self._check_scores(X), probabilities=False)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return calibrated probabilities, shape (n, K); `transform` keeps more digits near 0 and 1."""
-        out = self.transform(X)
-        for rows in row_slices(*out.shape):
-            np.exp(out[rows], out=out[rows])
-        return out
+        return self._map(self._check_scores(X), probabilities=True)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the label of the largest calibrated probability, shape (n,)."""
@@ -163,7 +150,6 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
             )
         if hasattr(self, "n_features_in_"):
             validate_data(self, _table(X, scores), reset=False, skip_check_array=True)
-        check_scores(scores, check_input(self.input))
         return scores
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import check_choice, check_gamma, check_temperature
+from focalcal._validate import check_choice, check_gamma, check_input, check_temperature
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Fitted
 from focalcal.calibrators.fitting import fit_temperature
 from focalcal.calibrators.objective import Objective
-from focalcal.maps import map_block
+from focalcal.maps import map_scores
 
 _CRITERIA = ("nll", "brier", "ece")
 
@@ -81,8 +81,10 @@ class TemperatureScaling(Calibrator):
     def _estimate(self, objective: Objective) -> Fitted:
         return fit_temperature(objective, self.criterion, None)
 
-    def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return map_block(logits, self.temperature_, 0.0)
+    def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
+        return map_scores(
+            scores, check_input(self.input), self.temperature_, 0.0, probabilities=probabilities
+        )
 
 
 class FocalTemperatureScaling(Calibrator):
@@ -168,5 +170,7 @@ class FocalTemperatureScaling(Calibrator):
         low, high = self.gamma_bounds
         return fit_temperature(objective, self.criterion, (float(low), float(high)))
 
-    def _map(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        return map_block(logits, self.temperature_, self.gamma_)
+    def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
+        return map_scores(
+            scores, check_input(self.input), self.temperature_, self.gamma_, probabilities=probabilities
+        )

@@ -45,6 +45,23 @@ def judge(
     return sums if valid else None
 
 
+def map_rows(
+    scores: NDArray[Any],
+    temperature: float,
+    gamma: float,
+    out: NDArray[Any],
+    *,
+    is_probs: bool,
+    tolerance: float,
+    probabilities: bool,
+) -> bool:
+    """Fill `out` (n, K), of the scores' dtype, with the focal map of softmax(z / T); False if not valid."""
+    valid = kernels.compiled().map_rows(
+        aligned(scores), is_probs, tolerance, temperature, gamma, probabilities, out
+    )
+    return bool(valid)
+
+
 def aligned(scores: NDArray[Any]) -> NDArray[Any]:
     """Return scores as they are, unless the loops cannot step through them."""
     return scores if scores.flags.aligned else scores.copy()
