@@ -78,7 +78,7 @@ def test_npz_and_npy(tmp_path, data):
 
 def test_large_table_keeps_the_order_over_many_batches(tmp_path, monkeypatch):
     n = 5000
-    monkeypatch.setattr("focalcal.io.sources.BATCH_ELEMENTS", 64)
+    monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 64)
     table = {"z0": np.arange(n) * 1.0, "z1": -np.arange(n) * 1.0, "y": np.arange(n) % 2}
     path = write(tmp_path / "a.parquet", table)
     scores = open_scores(path, logits="z*", label="y")
@@ -140,7 +140,7 @@ def test_a_column_of_lists_in_csv_and_of_uneven_length(tmp_path):
 
 
 def test_list_lengths_that_differ_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("focalcal.io.sources.BATCH_ELEMENTS", 1)
+    monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 1)
     pq.write_table(pa.table({"e": [[1.0, 2.0]] * 3000 + [[1.0]] * 3000}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="Expected lists of one length"):
         open_scores(tmp_path / "a.parquet", logits="e")

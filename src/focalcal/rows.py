@@ -50,7 +50,8 @@ class Block:
 
     def part(self, rows: slice) -> Block:
         """Return the block of some of its rows, which are counted from 0."""
-        weight, segment = (None if a is None else a[rows] for a in (self.weight, self.segment))
+        weight = None if self.weight is None else self.weight[rows]
+        segment = None if self.segment is None else self.segment[rows]
         first = self.first + (rows.start or 0)
         return Block(self.scores[rows], self.codes[rows], weight, first, segment, self.segments)
 

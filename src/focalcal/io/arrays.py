@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from focalcal._validate import Input
 from focalcal.io.columns import choose_column
+from focalcal.io.duck import import_duckdb
 from focalcal.io.files import format_of
-from focalcal.io.tables import import_duckdb, rows_where
+from focalcal.io.tables import rows_where
 
 
 def read_arrays(path: str) -> dict[str, NDArray[Any]]:
@@ -68,3 +69,15 @@ def kept_rows(arrays: Mapping[str, NDArray[Any]], n: int, where: str, path: str)
     if len(kept) == 0:
         raise ValueError(f"Expected at least one row in {path!r} with where {where!r}, got 0.")
     return kept
+
+
+def segments_of(values: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str | None, ...]]:
+    """Return the number of each value, and the different values as text; NaN is a missing one."""
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), np.bool_)
+    found, codes = np.unique(values[~missing], return_inverse=True)
+    names: list[str | None] = [
+        str(value).lower() if values.dtype.kind == "b" else str(value) for value in found
+    ]
+    numbers = np.full(len(values), len(names), np.int64)
+    numbers[~missing] = codes
+    return numbers, tuple([*names, None] if missing.any() else names)

@@ -45,9 +45,21 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
 
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is an address such as s3://bucket/x.parquet, which DuckDB opens."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", os.fspath(path)) is not None
+
+
+def escaped(path: str) -> str:
+    """Return a path as a pattern that matches nothing but it; what a web server is asked for stays."""
+    return path if path.startswith(("http://", "https://")) else glob.escape(path)
+
+
 def format_of(path: str | os.PathLike[str]) -> str:
     """Return "parquet", "csv", "npz" or "npy", as the suffix says."""
     name = os.fspath(path).lower()
+    if is_remote(name):
+        name = name.split("?")[0] if name.startswith("http") else name
     for suffix, kind in SUFFIXES.items():
         if name.endswith(suffix):
             return kind
@@ -57,6 +69,9 @@ def format_of(path: str | os.PathLike[str]) -> str:
 def find_paths(path: str | os.PathLike[str]) -> list[str]:
     """Return the files that a path or a glob pattern means, in natural order; all of one format."""
     text = os.fspath(path)
+    if is_remote(text):
+        format_of(text)
+        return [text]
     if os.path.isdir(text):
         raise ValueError(f"Expected a file, got the folder {text!r}. Pass a pattern, e.g. {text}/*.parquet.")
     if os.path.exists(text):

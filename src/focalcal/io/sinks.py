@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from focalcal._validate import as_scores, check_choice
 from focalcal.io.arrays import find_key, kept_rows, read_arrays
-from focalcal.io.files import find_paths, format_of, written_aside
-from focalcal.io.sources import Columns, Wanted, declared, find_columns, missing_values
+from focalcal.io.duck import find_files
+from focalcal.io.files import find_paths, format_of, is_remote, written_aside
+from focalcal.io.selection import Columns, Wanted, declared, find_columns, missing_values
 from focalcal.io.tables import BATCH_ELEMENTS, Table, open_table, rows_where, score_block
 
 #: One batch: the columns passed through (an Arrow record batch) and the scores.
@@ -109,7 +110,7 @@ def apply(
         if formats[1] == "npz":
             n, added = _apply_arrays(calibrator, paths[0], aside, wanted, naming)
         else:
-            table = open_table(paths)
+            table = open_table(find_files(paths[0]) if is_remote(paths[0]) else paths)
             n, added = _apply_table(calibrator, table, aside, os.fspath(output), wanted, naming, progress)
     return Applied(os.fspath(output), n, tuple(added))
 

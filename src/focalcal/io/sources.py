@@ -3,69 +3,205 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import Input, as_scores
-from focalcal.io.arrays import column_of, find_key, kept_rows, read_arrays
-from focalcal.io.columns import choose_column, choose_columns, matched_parts, parse_labels, resolve_classes
-from focalcal.io.files import find_paths, format_of
-from focalcal.io.tables import BATCH_ELEMENTS, Table, open_table, quote, score_block
+from focalcal._validate import Input, as_scores, class_count, warn_of_probabilities
+from focalcal.engine import map_sum
+from focalcal.io.arrays import column_of, find_key, kept_rows, read_arrays, segments_of
+from focalcal.io.census import Census, take_census
+from focalcal.io.columns import resolve_classes
+from focalcal.io.duck import find_files
+from focalcal.io.files import find_paths, format_of, is_remote
+from focalcal.io.scan import Reader, Scan, cut, number_segments
+from focalcal.io.selection import (
+    Wanted,
+    check_width,
+    declared,
+    find_columns,
+    labels_of,
+    no_labels,
+    no_rows,
+)
+from focalcal.io.stream import Progress, TableRows
+from focalcal.io.tables import open_table
+from focalcal.labels import encode, find_classes
+from focalcal.rows import ArrayRows, Rows, as_rows
 
 _LABEL_KEYS = ("labels", "label", "y")
-_INTEGER = re.compile(r"U?(TINY|SMALL|BIG)?INT(EGER)?")
-_NUMERIC = re.compile(r"FLOAT|DOUBLE|DECIMAL.*|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|BOOLEAN")
+
+#: Bytes of scores up to which a table is read into memory; a larger one is read anew for every pass.
+IN_MEMORY = 256 << 20
 
 
-@dataclass(frozen=True, repr=False)
-class Scores:
-    """A table of predictions in memory.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, K) or (n,)
-        Logits or probabilities, float16, 32 or 64.
-    y : ndarray of shape (n,) or None
-        Labels.
-    weight : ndarray of shape (n,) or None
-        Weights of the rows.
-    input : {"logits", "probs"}
-        What X was declared to be.
-    classes : ndarray of shape (K,) or None
-        The class of each column of X where the data says it.
-    columns : tuple of str
-        The columns (or the key) X was read from.
-    path : str
-        The file, or the pattern.
-    matched : tuple of str
-        What the pattern's `*` stands for in each column; without a pattern the columns' names.
-    """
+@dataclass(frozen=True)
+class _Held:
+    """Predictions in memory."""
 
     X: NDArray[Any]
     y: NDArray[Any] | None
     weight: NDArray[Any] | None
-    input: Input
     classes: NDArray[Any] | None
-    columns: tuple[str, ...]
+    segment: NDArray[np.int64] | None = None
+    segments: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Scores:
+    """A table of predictions: in memory if it is small, else read anew for every pass over it.
+
+    Pass it to a calibrator's `fit` or to `evaluate` in the place of arrays.
+
+    Attributes
+    ----------
+    path : str
+        The file, or the pattern.
+    input : {"logits", "probs"}
+        What the scores were declared to be.
+    columns : tuple of str
+        The columns (or the key) with the scores.
+    matched : tuple of str
+        What the pattern's `*` stands for in each column; without a pattern the columns' names.
+    where : str or None
+        The condition its rows satisfy.
+    weighted : bool
+        Whether the rows have weights.
+    X : ndarray of shape (n, K) or (n,)
+        Logits or probabilities, float16, 32 or 64. This and the next three read a large table into memory.
+    y : ndarray of shape (n,) or None
+        Labels.
+    weight : ndarray of shape (n,) or None
+        Weights of the rows.
+    classes : ndarray of shape (K,) or None
+        The class of each column of X where the data says it.
+    """
+
     path: str
-    matched: tuple[str, ...] = ()
+    input: Input
+    columns: tuple[str, ...]
+    matched: tuple[str, ...]
+    wanted: Wanted
+    scan: Scan | None = None
+    progress: Progress | None = None
 
     @property
+    def where(self) -> str | None:
+        """The condition its rows satisfy."""
+        return self.wanted.where
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights."""
+        return self.wanted.weight is not None
+
+    @cached_property
+    def _held(self) -> _Held:
+        assert self.scan is not None
+        return _read(self.scan, self.wanted, self.path, self.matched)
+
+    @property
+    def X(self) -> NDArray[Any]:
+        """Logits or probabilities of shape (n, K) or (n,)."""
+        return self._held.X
+
+    @property
+    def y(self) -> NDArray[Any] | None:
+        """Labels of shape (n,), or None."""
+        return self._held.y
+
+    @property
+    def weight(self) -> NDArray[Any] | None:
+        """Weights of shape (n,), or None."""
+        return self._held.weight
+
+    @property
+    def classes(self) -> NDArray[Any] | None:
+        """The class of each column where the data says it, shape (K,)."""
+        return self._held.classes
+
+    @cached_property
     def n(self) -> int:
         """Number of rows."""
-        return len(self.X)
+        if "_held" in self.__dict__ or self.scan is None:
+            return len(self._held.X)
+        n = self.scan.count()
+        if n == 0:
+            raise no_rows(self.path, self.where)
+        return n
 
-    @property
+    @cached_property
     def n_classes(self) -> int:
         """Number of classes K."""
-        return 2 if self.X.ndim == 1 else self.X.shape[1]
+        return class_count(self._first_rows)
+
+    @cached_property
+    def _first_rows(self) -> NDArray[Any]:
+        if "_held" in self.__dict__ or self.scan is None:
+            return self._held.X[:1000]
+        for batch in replace(self.scan, label=None, weight=None, by=None).batches(limit=1000):
+            return self.scan.scores(batch)
+        raise no_rows(self.path, self.where)
+
+    def is_small(self) -> bool:
+        """Tell whether the scores fit into memory well."""
+        if self.scan is None or "_held" in self.__dict__:
+            return True
+        return self.n * self.n_classes * self.scan.columns.itemsize <= IN_MEMORY
+
+    def rows(self, classes: Any = None, executor: Executor | None = None) -> tuple[Rows, NDArray[Any]]:
+        """Return the rows to sum over, and the class of each column.
+
+        Parameters
+        ----------
+        classes : array_like of shape (K,), optional
+            The class of each column. By default `classes`, or what the labels tell.
+        executor : concurrent.futures.Executor, optional
+            Reads the table in parts, each where it is summed. By default it is read by this process.
+        """
+        if self.wanted.label is None and (self.scan is not None or self._held.y is None):
+            raise no_labels(self.path)
+        if self.scan is None or (executor is None and self.is_small()):
+            held = self._held
+            given = held.classes if classes is None else classes
+            rows, found = as_rows(held.X, held.y, held.weight, self.input, given, executor)
+            assert isinstance(rows, ArrayRows)
+            return replace(rows, segment=held.segment, segments=held.segments), found
+        return self._streamed(self.scan, classes, executor)
+
+    def _streamed(
+        self, scan: Scan, classes: Any, executor: Executor | None
+    ) -> tuple[TableRows, NDArray[Any]]:
+        warn_of_probabilities(self._first_rows, self.input, stacklevel=5)
+        parts = [scan] if executor is None else cut(scan, self.n_classes)
+        if self.progress is not None:
+            self.progress("labels", 0, 0)
+        census: Census = map_sum(take_census, parts, executor, threads=False)
+        if census.n == 0:
+            raise no_rows(self.path, self.where)
+        census.check(scan)
+        stored = census.values()
+        given = self.wanted.classes if classes is None else classes
+        labels, known = resolve_classes(
+            labels_of(stored, scan.layout.is_text),
+            self.n_classes,
+            given,
+            scan.columns.matched,
+            scan.columns.names,
+        )
+        assert labels is not None
+        found = find_classes(labels, self.n_classes, known)
+        reader = Reader(tuple(stored.tolist()), encode(labels, found), self._first_rows.shape[1:])
+        return TableRows(tuple(parts), census, reader, self.n_classes, executor, self.progress), found
 
     def __repr__(self) -> str:
+        if not self.is_small():
+            return f"<Scores of {self.path!r}: {self.input} of shape ({self.n}, {self.n_classes}), streamed>"
         labels = "no labels" if self.y is None else f"labels {self.y.dtype}"
         return f"<Scores of {self.path!r}: {self.input} {self.X.dtype} of shape {self.X.shape}, {labels}>"
 
@@ -79,14 +215,18 @@ def open_scores(
     weight: str | None = None,
     where: str | None = None,
     classes: Sequence[Any] | None = None,
+    by: str | None = None,
 ) -> Scores:
-    """Read predictions from a parquet, CSV, npz or npy file, rows in the order of the file.
+    """Open predictions in parquet, CSV, npz or npy files, rows in the order of the files.
+
+    Up to 256 MiB of scores are read into memory at once. A larger table stays where it is: a fit or an
+    evaluation reads it in a stream, a few times, in memory that does not grow with it.
 
     Parameters
     ----------
     path : str or path
-        A .parquet, .csv, .csv.gz, .npz or .npy file, or a pattern for several parquet or CSV files.
-        Nothing is unpickled.
+        A .parquet, .csv, .csv.gz, .npz or .npy file, or a pattern for several parquet or CSV files, also
+        s3://… and https://…, which DuckDB's extension httpfs reads. Nothing is unpickled.
     logits, probs : str or sequence of str
         The columns with the scores, one a class in the order of the classes; exactly one of the two,
         which declares what the numbers are. A name, a comma-separated list or a pattern such as "z*"
@@ -99,6 +239,8 @@ def open_scores(
     classes : sequence, optional
         The class of each column. Default: what the pattern's `*` stands for if these names cover the
         labels, or the key "classes" of an npz.
+    by : str, optional
+        The column (npz: key) whose values part the rows into segments.
 
     Returns
     -------
@@ -123,162 +265,56 @@ def open_scores(
     >>> scores.input, scores.n, scores.y
     ('logits', 2, array([0, 1]))
     """
-    paths = find_paths(path)
     chosen, kind = declared(logits, probs)
-    wanted = Wanted(chosen, kind, label, weight, where, classes)
+    scores = find_scores(path, Wanted(chosen, kind, label, weight, where, classes, by))
+    if scores.is_small():
+        _ = scores.X  # so that what is wrong is said here
+    return scores
+
+
+def find_scores(path: str | os.PathLike[str], wanted: Wanted, progress: Progress | None = None) -> Scores:
+    """Return the scores of a file, or of several, of which a table's rows are not read yet."""
+    paths = find_paths(path)
     if format_of(paths[0]) in ("npz", "npy"):
-        return _from_arrays(paths[0], wanted)
-    return _from_table(open_table(paths), os.fspath(path), wanted)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What the user asked of a file, before its columns are known."""
-
-    scores: str | Sequence[str] | None
-    input: Input | None
-    label: str | None = None
-    weight: str | None = None
-    where: str | None = None
-    classes: Sequence[Any] | None = None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table that hold the scores, and the DuckDB type to read them as."""
-
-    input: Input
-    names: tuple[str, ...]
-    cast: str
-    matched: list[str] | None
-
-
-def declared(
-    logits: str | Sequence[str] | None, probs: str | Sequence[str] | None
-) -> tuple[str | Sequence[str] | None, Input | None]:
-    """Return the columns asked for and what they were declared to hold."""
-    if logits is not None and probs is not None:
-        raise ValueError("Expected either logits or probs, got both. A model's scores are one or the other.")
-    if logits is not None:
-        return logits, "logits"
-    return (probs, "probs") if probs is not None else (None, None)
-
-
-def find_columns(table: Table, wanted: Wanted) -> Columns:
-    """Return the score columns of a table, checked to hold numbers or lists of numbers."""
-    if wanted.input is None or wanted.scores is None:
-        raise ValueError(
-            "Expected to be told which columns hold the scores: pass logits='z*' or probs='p*' "
-            "(on the command line --logits 'z*' or --probs 'p*')."
-        )
-    names = choose_columns(wanted.scores, table.names, wanted.input, without={wanted.label, wanted.weight})
-    matched = matched_parts(wanted.scores, names)
-    types = [table.type_of(name) for name in names]
-    listed = table.is_text and len(names) == 1 and table.starts_with_bracket(names[0])
-    if listed or (len(names) == 1 and types[0].endswith("]")):
-        return Columns(
-            wanted.input, tuple(names), "FLOAT[]" if types[0].startswith("FLOAT[") else "DOUBLE[]", None
-        )
-    for name, kind in zip(names, types):
-        if not table.is_text and not _NUMERIC.fullmatch(kind):
-            raise ValueError(
-                f"Expected numbers in column {name!r}, got {kind}. Name the columns with scores."
-            )
-    cast = "FLOAT" if set(types) == {"FLOAT"} else "DOUBLE"
-    return Columns(wanted.input, tuple(names), cast, matched)
-
-
-def _from_table(table: Table, path: str, wanted: Wanted) -> Scores:
+        return _from_arrays(paths[0], wanted, progress)
+    table = open_table(find_files(paths[0]) if is_remote(paths[0]) else paths)
     columns = find_columns(table, wanted)
-    n = table.count(wanted.where)
+    scan = Scan.of(table, columns, wanted)
+    matched = tuple(columns.matched or columns.names)
+    return Scores(os.fspath(path), columns.input, columns.names, matched, wanted, scan, progress)
+
+
+def _read(scan: Scan, wanted: Wanted, path: str, matched: Sequence[str]) -> _Held:
+    """Read a table into memory."""
+    n = scan.count()
     if n == 0:
-        kept = f"with where {wanted.where!r}" if wanted.where else "(it has only a header)"
-        raise ValueError(f"Expected at least one row in {path!r} {kept}, got 0.")
+        raise no_rows(path, wanted.where)
     X: NDArray[Any] | None = None
-    labels: list[NDArray[Any]] = []
-    weights: list[NDArray[Any]] = []
+    others: list[tuple[Any, ...]] = []
     start = 0
-    for block, label_block, weight_block in score_batches(table, columns, wanted):
+    for batch in scan.batches():
+        block = scan.scores(batch)
         X = np.empty((n, *block.shape[1:]), dtype=block.dtype) if X is None else X
-        check_width(block, X.shape[1:], columns.names)
+        check_width(block, X.shape[1:], scan.columns.names)
         X[start : start + len(block)] = block
         start += len(block)
-        labels.append(label_block)
-        weights.append(weight_block)
+        label = None if scan.label is None else scan.labels(batch).to_numpy(zero_copy_only=False)
+        others.append((label, scan.weights(batch), None if scan.by is None else batch.columns[-1]))
     X = as_scores(X)
-    y = None if wanted.label is None else _labels_of(np.concatenate(labels), table.is_text)
-    y, classes = resolve_classes(
-        y, 2 if X.ndim == 1 else X.shape[1], wanted.classes, columns.matched, columns.names
-    )
-    weight = None if wanted.weight is None else np.concatenate(weights)
-    return Scores(
-        X, y, weight, columns.input, classes, columns.names, path, tuple(columns.matched or columns.names)
-    )
+    labels, weights, by = zip(*others)
+    y = None if scan.label is None else labels_of(np.concatenate(labels), scan.layout.is_text)
+    y, classes = resolve_classes(y, class_count(X), wanted.classes, scan.columns.matched, scan.columns.names)
+    weight = None if scan.weight is None else np.concatenate(weights)
+    return _Held(X, y, weight, classes, *_segments(by))
 
 
-def score_batches(
-    table: Table, columns: Columns, wanted: Wanted
-) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
-    """Yield blocks of (scores, labels, weights) in file order; labels and weights empty if not wanted."""
-    casts: list[tuple[str, str | None]] = [(name, columns.cast) for name in columns.names]
-    if wanted.label is not None:
-        label = choose_column(wanted.label, table.names, "label")
-        casts.append((label, _label_cast(label, table.type_of(label))))
-    if wanted.weight is not None:
-        casts.append((choose_column(wanted.weight, table.names, "weight"), "DOUBLE"))
-    k = len(columns.names)
-    nothing = np.empty(0)
-    for batch in table.scan(casts, wanted.where, max(1, BATCH_ELEMENTS // k)):
-        for (name, _), column in zip(casts, batch.columns):
-            if column.null_count:
-                raise missing_values(name, table.missing(name, wanted.where))
-        rest = [column.to_numpy(zero_copy_only=False) for column in batch.columns[k:]]
-        yield (
-            score_block(batch.columns[:k]),
-            rest[0] if wanted.label is not None else nothing,
-            rest[-1] if wanted.weight is not None else nothing,
-        )
+def _segments(columns: Sequence[Any]) -> tuple[NDArray[np.int64] | None, tuple[str | None, ...]]:
+    import pyarrow as pa
+
+    return (None, ()) if columns[0] is None else number_segments(pa.chunked_array(columns).combine_chunks())
 
 
-def missing_values(name: str, rows: int) -> ValueError:
-    """Return the error for NULLs in a column that has to be complete."""
-    return ValueError(
-        f"Expected a value in every row of column {name!r}, got NULL in {rows} row(s). "
-        f"Repair them, or leave them out with where {quote(name) + ' IS NOT NULL'!r}."
-    )
-
-
-def check_width(block: NDArray[Any], width: tuple[int, ...], names: Sequence[str]) -> None:
-    """Check that the lists of this block are as long as those before."""
-    if block.shape[1:] != width:
-        raise ValueError(
-            f"Expected lists of one length in column {names[0]!r}, got {width[0]} and {block.shape[1]}."
-        )
-
-
-def _label_cast(name: str, kind: str) -> str | None:
-    if kind in ("VARCHAR", "BOOLEAN", "FLOAT", "DOUBLE") or _INTEGER.fullmatch(kind):
-        return None
-    if kind.startswith("ENUM"):
-        return "VARCHAR"
-    if kind.startswith("DECIMAL") or kind.endswith("HUGEINT"):
-        return "DOUBLE"
-    raise ValueError(f"Expected integers, booleans or text in the label column {name!r}, got {kind}.")
-
-
-def _labels_of(labels: NDArray[Any], is_text: bool) -> NDArray[Any]:
-    if labels.dtype.kind == "O":
-        labels = labels.astype(np.str_)
-        return parse_labels(labels) if is_text else labels
-    if labels.dtype.kind == "f":
-        odd = labels[~(labels == np.rint(labels))]
-        if len(odd):
-            raise ValueError(f"Expected labels that are integers or names, got the number {odd[0]}.")
-        return labels.astype(np.int64)
-    return labels
-
-
-def _from_arrays(path: str, wanted: Wanted) -> Scores:
+def _from_arrays(path: str, wanted: Wanted, progress: Progress | None) -> Scores:
     arrays = read_arrays(path)
     key, kind = find_key(arrays, wanted.scores, wanted.input, path)
     X = as_scores(arrays[key], key)
@@ -286,13 +322,17 @@ def _from_arrays(path: str, wanted: Wanted) -> Scores:
     label = wanted.label
     if label is None:
         label = next((name for name in _LABEL_KEYS if name in arrays), None)
-    y = None if label is None else _labels_of(column_of(arrays, label, n, "label"), False)
+    y = None if label is None else labels_of(column_of(arrays, label, n, "label"), False)
     weight = None if wanted.weight is None else column_of(arrays, wanted.weight, n, "weight")
+    by = None if wanted.by is None else column_of(arrays, wanted.by, n, "by")
     if wanted.where:
         rows = kept_rows(arrays, n, wanted.where, path)
-        X, y, weight = (None if a is None else a[rows] for a in (X, y, weight))  # type: ignore[assignment]
+        X, y, weight, by = (None if a is None else a[rows] for a in (X, y, weight, by))  # type: ignore[assignment]
     classes: Any = wanted.classes
     if classes is None and "classes" in arrays and arrays["classes"].ndim == 1:
         classes = arrays["classes"]
-    y, classes = resolve_classes(y, 2 if X.ndim == 1 else X.shape[1], classes)
-    return Scores(X, y, weight, kind, classes, (key,), path)
+    y, classes = resolve_classes(y, class_count(X), classes)
+    scores = Scores(path, kind, (key,), (key,), wanted, None, progress)
+    held = _Held(X, y, weight, classes, *((None, ()) if by is None else segments_of(by)))
+    scores.__dict__["_held"] = held  # what the cached property would read
+    return scores
