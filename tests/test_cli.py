@@ -163,11 +163,11 @@ class TestJob:
         assert "Warning" not in out
 
     def test_other_warnings_go_on(self, monkeypatch):
-        def warn(*_, **__):
+        def warn(*arguments, **options):
             warnings.warn("odd", DeprecationWarning, stacklevel=1)
-            return {}, scores
+            return judge(*arguments, **options)
 
-        scores = focalcal.open_scores("test.parquet", logits="z*")
+        judge = jobs.evaluate_file
         monkeypatch.setattr(jobs, "evaluate_file", warn)
         with pytest.warns(DeprecationWarning, match="odd"):
             assert main(["evaluate", "test.parquet", *SCORES, "--json"]) == 0
@@ -306,7 +306,7 @@ class TestErrors:
         assert {Path(name).read_text() for name in ("cal.json", "r.html", "o.csv")} == {"precious"}
 
     def test_bugs_keep_their_traceback(self, monkeypatch):
-        monkeypatch.setattr(jobs, "open_scores", lambda *_, **__: np.ones(2) + np.ones(3))
+        monkeypatch.setattr(jobs, "find_scores", lambda *_, **__: np.ones(2) + np.ones(3))
         with pytest.raises(ValueError, match="could not be broadcast"):
             main(["evaluate", "val.parquet", *SCORES])
 
@@ -390,6 +390,32 @@ class TestHelp:
                 command.make_context(name, arguments)
 
 
+def test_evaluate_by_a_column(capsys):
+    names = np.array(["de", "[en]", None], dtype=object)[np.arange(1000) % 3]
+    rows = table(seed=1).append_column("language", [names.tolist()])
+    pq.write_table(rows, "test.parquet")
+    succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json")
+    options = ("test.parquet", *SCORES, "--calibrator", "cal.json", "--by", "language")
+    found = json.loads(succeed(capsys, "evaluate", *options, "--json"))
+    assert {one["segment"]: one["n"] for one in found["segments"]} == {"de": 334, "[en]": 333, None: 333}
+    out = succeed(capsys, "evaluate", *options)
+    for one in found["segments"]:
+        line = next(line for line in out.splitlines() if line.startswith(one["segment"] or "(none)"))
+        for name in ("before", "after"):
+            assert f"{one[name]['nll']['value']:.4f} [{one[name]['nll']['low']:.4f}, " in line
+            assert f"{one[name]['ece']['value']:.4f} [{one[name]['ece']['low']:.4f}, " in line
+    ends = [one["after"]["ece"]["low"] for one in found["segments"]]
+    assert ends == sorted(ends, reverse=True)
+    reported = json.loads(succeed(capsys, "report", *options, "-o", "r.html", "--json"))
+    assert reported["segments"] == found["segments"]
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "<h2>By language</h2>" in page
+    assert page.index("(none)") > 0
+    assert "Expected by to name a column, got 'nope'" in fail(
+        capsys, "evaluate", "test.parquet", *SCORES, "--by", "nope"
+    )
+
+
 def test_progress_is_silent_without_a_terminal_and_counts_with_one(capsys, monkeypatch):
     with Progress("Working") as progress:
         progress.rows(10)
@@ -401,4 +427,9 @@ def test_progress_is_silent_without_a_terminal_and_counts_with_one(capsys, monke
     with Progress("Working") as progress:
         progress.rows(12345)
         time.sleep(0.2)
+        progress.told("pass 2", 0, 100_000)
+        time.sleep(0.2)
+        progress.told("pass 2", 40_000, 100_000)
+        time.sleep(0.2)
     assert "Working: 12,345 rows" in terminal.getvalue()
+    assert re.search(r"Working, pass 2: 40,000 rows, [\d,]+/s, 40 %, \d s left", terminal.getvalue())

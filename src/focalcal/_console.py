@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -83,6 +84,22 @@ def show_evaluations(evaluations: Mapping[str, Any]) -> None:
         )
 
 
+def show_segments(by: str, segments: Sequence[Any]) -> None:
+    """Write a table of segments: rows, NLL and ECE of each evaluation."""
+    names = list(segments[0].evaluations) if segments else []
+    table = _table(by, "rows", *(f"{title} {n}".rstrip() for n in names for title in ("NLL", "ECE")))
+    for segment in segments:
+        cells = [
+            f"[bold]{e.value:.4f}[/] [dim]\\[{e.low:.4f}, {e.high:.4f}][/]"
+            for evaluation in segment.evaluations.values()
+            for e in (evaluation["nll"], evaluation["ece"])
+        ]
+        value = "(none)" if segment.value is None else segment.value.replace("[", "\\[")
+        table.add_row(value, f"{segment.n:,}", *cells)
+    _console().print(table)
+    show_lines("Largest error first, by the lower end of the ECE's interval: a few rows show gaps by chance.")
+
+
 def _table(*columns: str) -> Any:
     from rich import box
     from rich.table import Table
@@ -106,6 +123,7 @@ class Progress:
     def __init__(self, what: str) -> None:
         self._what = what
         self._status: Any = None
+        self._pass, self._start = "", 0.0
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -119,10 +137,38 @@ class Progress:
         if self._status is not None:
             self._status.stop()
 
+    def told(self, what: str, done: int, n: int) -> None:
+        """Say how far a pass over n rows is; n is 0 while that is not known."""
+        if self._status is None:
+            return
+        now = time.monotonic()
+        if what != self._pass:
+            self._pass, self._start = what, now
+        doing = f"{self._what}, {what}" if what else self._what
+        self._status.update(f"{doing}{how_far(done, n, now - self._start)} …")
+
     def rows(self, done: int) -> None:
-        """Say how many rows are done."""
-        if self._status is not None:
-            self._status.update(f"{self._what}: {done:,} rows …")
+        """Say how many rows are done, of who knows how many."""
+        self.told("", done, 0)
+
+
+def how_far(done: int, n: int, seconds: float) -> str:
+    """Return rows done, rows a second, the share of all rows and the time left, as far as they are known.
+
+    Examples
+    --------
+    >>> how_far(2_000_000, 8_000_000, 4.0), how_far(12_345, 0, 0.0)
+    (': 2,000,000 rows, 500,000/s, 25 %, 12 s left', ': 12,345 rows')
+    """
+    if not done:
+        return ""
+    speed = done / seconds if seconds > 0 else 0.0
+    text = f": {done:,} rows" + (f", {speed:,.0f}/s" if speed else "")
+    if n:
+        left = (n - done) / speed if speed else math.inf
+        shown = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+        text += f", {done / n:.0%}".replace("%", " %") + (f", {shown} left" if speed else "")
+    return text
 
 
 @contextmanager

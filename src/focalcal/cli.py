@@ -6,11 +6,25 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from focalcal import __version__
+from focalcal._options import (
+    Bins,
+    By,
+    Classes,
+    Json,
+    Label,
+    Logits,
+    Probs,
+    Scheduler,
+    Table,
+    Weight,
+    Where,
+    selection,
+)
 
 app = typer.Typer(
     name="focalcal",
@@ -21,54 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Table = Annotated[
-    str,
-    typer.Argument(
-        metavar="TABLE",
-        help="A .parquet, .csv, .csv.gz, .npz or .npy file; or a quoted pattern 'part*.parquet'.",
-    ),
-]
-Logits = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMNS",
-        help="Columns with the logits, one a class: a quoted pattern 'z*' (z9 comes before z10), a list "
-        "a,b,c, or one column of lists. For npz the array's key.",
-    ),
-]
-Probs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMNS", help="The same for a table that holds probabilities instead. Nothing is guessed."
-    ),
-]
-Label = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN", help="Column with the true class: a column number from 0, or a class's name."
-    ),
-]
-Weight = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN", help="Column with a weight of each row. Default: all rows alike."),
-]
-Where = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SQL", help="Only rows for which this holds, e.g. 'not val_mask' or 'year >= 2020'."
-    ),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        help="The class of each column in order: a list cat,dog or a file with one a line. Default: what "
-        "the * of the pattern stands for, if these names cover the labels; else 0, 1, ….",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Bins = Annotated[int, typer.Option(min=1, help="Number of bins of the calibration errors.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,6 +76,7 @@ def fit(
     weight: Weight = None,
     where: Where = None,
     classes: Classes = None,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
     """Fit a calibrator on a table of scores and labels.
@@ -122,17 +89,27 @@ def fit(
       focalcal fit val.csv --probs 'p_*' --label species --method ts -o cal.json
       focalcal fit scores.npz --where val_mask -o cal.json
     """
-    from focalcal import _console, jobs
+    from focalcal import _console, cluster, jobs
 
-    selection = _selection(logits, probs, label, weight, where, classes)
-    with _console.collected_warnings() as notes, _console.Progress(f"Fitting on {table}"):
-        calibrator, scores = jobs.fit_file(table, method=method, criterion=criterion, **selection)
+    options = selection(logits, probs, label, weight, where, classes)
+    with (
+        _console.collected_warnings() as notes,
+        _console.Progress(f"Fitting on {table}") as progress,
+        cluster.executor(scheduler) as executor,
+    ):
+        options |= {"executor": executor, "progress": progress.told}
+        calibrator, scores = jobs.fit_file(table, method=method, criterion=criterion, **options)
         calibrator.save(output)
     if json:
-        document = {"output": output, "n": scores.n, "calibrator": calibrator.to_dict(), "notes": notes}
+        document = {
+            "output": output,
+            "n": calibrator.n_fit_,
+            "calibrator": calibrator.to_dict(),
+            "notes": notes,
+        }
         _console.show_json("fit", document)
         return
-    _console.show_fit(calibrator, jobs.describe(scores, where))
+    _console.show_fit(calibrator, jobs.describe(scores, calibrator.n_fit_))
     _console.show_notes(notes)
     _console.show_lines(f"Wrote {output}")
 
@@ -215,7 +192,9 @@ def evaluate(
     weight: Weight = None,
     where: Where = None,
     classes: Classes = None,
+    by: By = None,
     bins: Bins = 15,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
     """Judge probabilities, each number with its interval.
@@ -227,19 +206,26 @@ def evaluate(
     Examples:
       focalcal evaluate test.parquet --logits 'z*' --label y --calibrator cal.json
       focalcal evaluate calibrated.csv --probs 'p_*' --label y --json
+      focalcal evaluate 'predictions/*.parquet' --logits 'z*' --label y --by language
     """
-    from focalcal import _console, jobs
+    from focalcal import _console, cluster, jobs
     from focalcal.calibrators import load
 
-    selection = _selection(logits, probs, label, weight, where, classes)
-    with _console.collected_warnings() as notes, _console.Progress(f"Judging {table}"):
+    options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
+    with (
+        _console.collected_warnings() as notes,
+        _console.Progress(f"Judging {table}") as progress,
+        cluster.executor(scheduler) as executor,
+    ):
+        options |= {"executor": executor, "progress": progress.told}
         fitted = None if calibrator is None else load(calibrator)
-        evaluations, scores = jobs.evaluate_file(table, calibrator=fitted, bins=bins, **selection)
+        found, _ = jobs.evaluate_file(table, calibrator=fitted, **options)
     if json:
-        document = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-        _console.show_json("evaluate", {"n": scores.n, **document, "notes": notes})
+        _console.show_json("evaluate", {**found.to_dict(), "notes": notes})
         return
-    _console.show_evaluations(evaluations)
+    _console.show_evaluations(found.evaluations)
+    if by is not None:
+        _console.show_segments(by, found.segments)
     _console.show_notes(notes)
 
 
@@ -260,7 +246,9 @@ def report(
     weight: Weight = None,
     where: Where = None,
     classes: Classes = None,
+    by: By = None,
     bins: Bins = 15,
+    scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
     """Write a report with diagrams and plain words.
@@ -271,16 +259,20 @@ def report(
     Examples:
       focalcal report test.parquet --logits 'z*' --label y --calibrator cal.json -o report.html
     """
-    from focalcal import _console, jobs
+    from focalcal import _console, cluster, jobs
     from focalcal.calibrators import load
 
-    selection = _selection(logits, probs, label, weight, where, classes)
-    with _console.collected_warnings() as notes, _console.Progress(f"Judging {table}"):
+    options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
+    with (
+        _console.collected_warnings() as notes,
+        _console.Progress(f"Judging {table}") as progress,
+        cluster.executor(scheduler) as executor,
+    ):
+        options |= {"executor": executor, "progress": progress.told}
         fitted = None if calibrator is None else load(calibrator)
-        evaluations = jobs.report_file(table, output, calibrator=fitted, title=title, bins=bins, **selection)
+        found = jobs.report_file(table, output, calibrator=fitted, title=title, **options)
     if json:
-        document = {name: evaluation.to_dict() for name, evaluation in evaluations.items()}
-        _console.show_json("report", {"output": output, **document, "notes": notes})
+        _console.show_json("report", {"output": output, **found.to_dict(), "notes": notes})
         return
     _console.show_notes(notes)
     _console.show_lines(f"Wrote {output}: open it in a browser")
@@ -303,39 +295,6 @@ def demo(
     from focalcal import demo as story
 
     story.show(output_dir)
-
-
-def _selection(
-    logits: str | None,
-    probs: str | None,
-    label: str | None,
-    weight: str | None,
-    where: str | None,
-    classes: str | None,
-) -> dict[str, Any]:
-    names = None if classes is None else _class_names(classes)
-    return {
-        "logits": logits,
-        "probs": probs,
-        "label": label,
-        "weight": weight,
-        "where": where,
-        "classes": names,
-    }
-
-
-def _class_names(text: str) -> Any:
-    """Return the names of a comma-separated list, or of a file with one name a line."""
-    import numpy as np
-
-    from focalcal.io.columns import parse_labels
-
-    if os.path.isfile(text):
-        with open(text, encoding="utf-8-sig") as file:
-            names = [line.rstrip("\r\n") for line in file if line.strip()]
-    else:
-        names = [name.strip() for name in text.split(",")]
-    return parse_labels(np.array(names))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from focalcal._validate import check_bins, check_level
 from focalcal.bins import BinSums
 from focalcal.estimate import Estimate
-from focalcal.judging import judge, warn_of_impossible
+from focalcal.judging import Judged, judge, warn_of_impossible
 from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
 
 TITLES = {
@@ -135,7 +135,8 @@ def evaluate(
 
     Notes
     -----
-    One pass over the rows in blocks; beyond it, one confidence a row is kept for the equal-mass bins.
+    One pass over the rows in blocks. For the equal-mass bins one confidence a row is kept, up to 4 million
+    rows; beyond, counts in fine cells (`focalcal.confidences`).
 
     Examples
     --------
@@ -155,16 +156,22 @@ def evaluate(
         with_confidence=True,
         executor=executor,
     )
-    n = rows.n
-    warn_of_impossible(sums, n)
-    assert sums.classwise is not None
-    assert sums.confidences is not None
+    warn_of_impossible(sums, rows.n)
+    return evaluation_of(sums, rows.n_classes, level)
+
+
+def evaluation_of(sums: Judged, n_classes: int, level: float) -> Evaluation:
+    """Return every metric that the sums of a pass hold."""
+    n = sums.nll.count
     metrics = {
         "nll": estimate_mean(sums.nll, n, level),
         "brier": estimate_mean(sums.brier, n, level),
         "accuracy": estimate_share(sums.accuracy, n, level),
         "ece": estimate_gap_sum(sums.top, n, level),
-        "ece_equal_mass": estimate_gap_sum(sums.confidences.equal_mass(bins), n, level),
-        "classwise_ece": estimate_gap_sum(sums.classwise, n, level),
     }
-    return Evaluation(metrics, n, rows.n_classes, sums.top)
+    if sums.confidences is not None:
+        by_mass = sums.confidences.equal_mass(len(sums.top.edges) - 1)
+        metrics["ece_equal_mass"] = estimate_gap_sum(by_mass, n, level)
+    if sums.classwise is not None:
+        metrics["classwise_ece"] = estimate_gap_sum(sums.classwise, n, level)
+    return Evaluation(metrics, n, n_classes, sums.top)

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
-
-from numpy.typing import NDArray
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
 
 from focalcal._validate import check_choice
+from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
-from focalcal.io.sources import Scores, open_scores
+from focalcal.io.sources import Scores, find_scores
+from focalcal.io.stream import Progress
+
+if TYPE_CHECKING:
+    from focalcal.comparison import Comparison
 
 
 def fit_file(
-    path: str | os.PathLike[str], *, method: str = "fts", criterion: str = "nll", **selection: Any
+    path: str | os.PathLike[str],
+    *,
+    method: str = "fts",
+    criterion: str = "nll",
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    **selection: Any,
 ) -> tuple[Any, Scores]:
     """Fit a calibrator on a file of predictions.
 
@@ -26,6 +36,10 @@ def fit_file(
         Focal temperature scaling, or temperature scaling.
     criterion : {"nll", "brier", "ece"}
         What the fit minimises.
+    executor : concurrent.futures.Executor, optional
+        Where a table is read and summed, part by part. By default this process does it.
+    progress : callable, optional
+        Told what is being done, how many rows are done, and how many there are.
     **selection
         Columns and rows, as for `focalcal.open_scores`.
 
@@ -37,17 +51,23 @@ def fit_file(
     from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
 
     check_choice("method", method, ("fts", "ts"))
-    scores = open_scores(path, **selection)
-    labels = _labels(scores)
+    scores = _open(path, progress, **selection)
     make: Any = FocalTemperatureScaling if method == "fts" else TemperatureScaling
-    calibrator = make(criterion=criterion, input=scores.input, classes=scores.classes)
-    return calibrator.fit(scores.X, labels, scores.weight), scores
+    calibrator = make(criterion=criterion, input=scores.input)
+    return calibrator.fit(scores, executor=executor), scores
 
 
 def evaluate_file(
-    path: str | os.PathLike[str], *, calibrator: Any = None, bins: int = 15, **selection: Any
-) -> tuple[dict[str, Any], Scores]:
-    """Judge the predictions in a file, and with a calibrator also what it makes of them.
+    path: str | os.PathLike[str],
+    *,
+    calibrator: Any = None,
+    by: str | None = None,
+    bins: int = 15,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    **selection: Any,
+) -> tuple[Comparison, Scores]:
+    """Judge the predictions in a file, and with a calibrator also what it makes of them, in one pass.
 
     Parameters
     ----------
@@ -55,44 +75,41 @@ def evaluate_file(
         The file, columns and rows, as for `focalcal.open_scores`.
     calibrator : fitted calibrator, optional
         As from `focalcal.load`.
+    by : str, optional
+        A column (npz: key): each of its values is a segment to be judged on its own too.
     bins : int
         Bins of the calibration errors.
+    executor, progress
+        As for `fit_file`.
 
     Returns
     -------
-    tuple of dict and Scores
-        Evaluations under "before" and, with a calibrator, "after"; and what was judged.
+    tuple of Comparison and Scores
+        Evaluations under "before" and, with a calibrator, "after", and the segments; and what was judged.
     """
-    from focalcal.metrics import evaluate
+    from focalcal.comparison import compare
 
     if calibrator is not None and selection.get("classes") is None:
         selection["classes"] = calibrator.classes_
-    scores = open_scores(path, **selection)
-    labels = _labels(scores)
-    options: dict[str, Any] = {"classes": scores.classes, "bins": bins}
-    result = {"before": evaluate(labels, scores.X, scores.weight, input=scores.input, **options)}
+    scores = _open(path, progress, by=by, **selection)
     if calibrator is not None:
         check_kind(calibrator, scores.input)
         check_order(calibrator, scores.matched)
-        calibrated = calibrator.transform(scores.X)
-        result["after"] = evaluate(labels, calibrated, scores.weight, input="logits", **options)
-    return result, scores
+    return compare(scores, calibrator, bins=bins, executor=executor), scores
 
 
 def report_file(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    calibrator: Any = None,
     title: str | None = None,
-    bins: int = 15,
-    **selection: Any,
-) -> dict[str, Any]:
+    **options: Any,
+) -> Comparison:
     """Judge the predictions in a file and write what was found as one HTML file.
 
     Parameters
     ----------
-    path, calibrator, bins, **selection
+    path, **options
         As for `evaluate_file`.
     output : str or path
         The HTML file.
@@ -101,32 +118,43 @@ def report_file(
 
     Returns
     -------
-    dict
-        The evaluations, as of `evaluate_file`.
+    Comparison
+        As of `evaluate_file`.
     """
     from focalcal.reporting import report
 
-    evaluations, scores = evaluate_file(path, calibrator=calibrator, bins=bins, **selection)
-    heading = title or f"Calibration of {os.path.basename(os.fspath(path))}"
-    notes = [describe(scores, selection.get("where"))]
-    report(output, evaluations, calibrator=calibrator, title=heading, notes=notes)
-    return evaluations
+    found, scores = evaluate_file(path, **options)
+    report(
+        output,
+        found.evaluations,
+        calibrator=options.get("calibrator"),
+        title=title or f"Calibration of {os.path.basename(os.fspath(path))}",
+        notes=[describe(scores, found.n)],
+        segments=found.segments,
+        by=options.get("by"),
+    )
+    return found
 
 
-def describe(scores: Scores, where: str | None = None) -> str:
+def describe(scores: Scores, n: int) -> str:
     """Return in a sentence what was read from where."""
     columns: Sequence[str] = scores.columns
     shown = ", ".join(columns) if len(columns) <= 3 else f"{columns[0]}, {columns[1]}, …, {columns[-1]}"
     kind = "logits" if scores.input == "logits" else "probabilities"
-    rows = f"{scores.n:,} rows of {os.path.basename(scores.path)}" + (f" where {where}" if where else "")
-    weighted = "" if scores.weight is None else ", weighted"
+    where = f" where {scores.where}" if scores.where else ""
+    weighted = ", weighted" if scores.weighted else ""
+    rows = f"{n:,} rows of {os.path.basename(scores.path)}{where}"
     return f"{rows}, {scores.n_classes} classes; {kind} in {shown}{weighted}."
 
 
-def _labels(scores: Scores) -> NDArray[Any]:
-    if scores.y is None:
-        raise ValueError(
-            f"Expected labels beside the scores in {scores.path!r}, got none: name their column with label= "
-            "(on the command line --label COLUMN)."
-        )
-    return scores.y
+def _open(
+    path: str | os.PathLike[str],
+    progress: Progress | None,
+    *,
+    logits: str | Sequence[str] | None = None,
+    probs: str | Sequence[str] | None = None,
+    **selection: Any,
+) -> Scores:
+    """Open a file whose rows are read when they are summed."""
+    chosen, kind = declared(logits, probs)
+    return find_scores(path, Wanted(chosen, kind, **selection), progress)

@@ -13,13 +13,17 @@ import numpy as np
 
 import focalcal
 from focalcal._validate import check_evaluations, optional_module
+from focalcal.comparison import Segment
 from focalcal.evaluation import Evaluation
 from focalcal.io.files import written_aside
 from focalcal.reporting.figures import diagram_svg
-from focalcal.reporting.words import describe_fit, metric_rows, verdict
+from focalcal.reporting.words import describe_fit, metric_rows, segment_rows, verdict
 from focalcal.resample import wilson_interval
 
 __all__ = ["report"]
+
+#: Segments that are shown without asking.
+_SHOWN = 30
 
 
 def report(
@@ -29,6 +33,8 @@ def report(
     calibrator: Any = None,
     title: str | None = None,
     notes: Sequence[str] = (),
+    segments: Sequence[Segment] = (),
+    by: str | None = None,
 ) -> Path:
     """Write a calibration report as one HTML file that opens from disk, without network or scripts.
 
@@ -45,6 +51,10 @@ def report(
         Heading of the page.
     notes : sequence of str, optional
         Sentences added to "What was done", e.g. the files that were read.
+    segments : sequence of Segment, optional
+        As of `focalcal.comparison.compare`: a table of them is added.
+    by : str, optional
+        The column whose values they are.
 
     Returns
     -------
@@ -78,6 +88,7 @@ def report(
     )
     artefact = None if calibrator is None else calibrator.to_dict()
     messages = [] if calibrator is None else calibrator.diagnostics_.messages()
+    table = segment_rows(segments)
     page = environment.get_template("template.html").render(
         title=title or "Calibration report",
         verdict=verdict(evaluations),
@@ -85,6 +96,8 @@ def report(
         level=f"{next(iter(evaluations.values()))['ece'].level:.0%}",
         same_rows=len(evaluations) > 1 and len({e.n for e in evaluations.values()}) == 1,
         rows=metric_rows(evaluations),
+        segments=[part for part in (table[:_SHOWN], table[_SHOWN:]) if part],
+        by=by or "segment",
         diagrams=[_diagram(name, e) for name, e in evaluations.items()],
         fit=None if artefact is None else describe_fit(artefact),
         messages=messages,

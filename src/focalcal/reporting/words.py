@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from focalcal.comparison import Segment
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.gap_interval import error_by_chance
@@ -123,13 +124,31 @@ def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     bins = len(next(iter(evaluations.values())).bins.edges) - 1
     rows = []
     for key, (title, meaning, in_percent) in _METRICS.items():
-        cells = []
-        for e in (evaluation[key] for evaluation in evaluations.values()):
-            ends = [percent(e, end) if in_percent else f"{end:.4f}" for end in (e.low, e.high)]
-            text = " – ".join(ends) if np.isfinite(e.low) else "no interval"
-            cells.append({"value": percent(e) if in_percent else f"{e.value:.4f}", "interval": text})
+        cells = [_cell(evaluation[key], in_percent) for evaluation in evaluations.values()]
         rows.append({"title": title, "meaning": meaning.format(bins=bins), "cells": cells})
     return rows
+
+
+def _cell(e: Estimate, in_percent: bool) -> dict[str, str]:
+    ends = [percent(e, end) if in_percent else f"{end:.4f}" for end in (e.low, e.high)]
+    text = " – ".join(ends) if np.isfinite(e.low) else "no interval"
+    return {"value": percent(e) if in_percent else f"{e.value:.4f}", "interval": text}
+
+
+def segment_rows(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """Return the rows of the table of segments: log loss and ECE of each evaluation."""
+    return [
+        {
+            "value": "(none)" if segment.value is None else segment.value,
+            "n": f"{segment.n:,}",
+            "cells": [
+                _cell(evaluation[key], _METRICS[key][2])
+                for evaluation in segment.evaluations.values()
+                for key in ("nll", "ece")
+            ],
+        }
+        for segment in segments
+    ]
 
 
 def describe_fit(artefact: Mapping[str, Any]) -> dict[str, Any]:
