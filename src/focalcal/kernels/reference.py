@@ -177,8 +177,17 @@ def top_ratio(odds: Vector, log_odds: Vector, log_q: Vector, gamma: float) -> tu
     )
 
 
-def top_terms(soft: Softmax, gamma: float) -> tuple[Vector, Terms]:
-    """Return log h of the top class and its derivatives (factor unused); finite however small 1 - q is."""
+class Top(NamedTuple):
+    """log h of the top class and its derivatives."""
+
+    value: Vector
+    first: tuple[Vector, Vector]
+    second: tuple[Vector, Vector, Vector]
+    less: tuple[Vector, Vector, Vector]  # second - products of first, whose terms in 1/W² cancel
+
+
+def top_terms(soft: Softmax, gamma: float) -> Top:
+    """Return log h of the top class and its derivatives; finite however small 1 - q is."""
     q, v = 1 / (1 + soft.odds), soft.odds / (1 + soft.odds)
     log_q = soft.log_q
     log_v = soft.log_odds + log_q
@@ -188,11 +197,17 @@ def top_terms(soft: Softmax, gamma: float) -> tuple[Vector, Terms]:
     b = -ratio * inverse
     slope = v + q * (gamma - 1) + a  # (1-q) ∂log h/∂log q
     bend = (gamma - 1) * q + v * (a + gamma * q * inverse) + a * a  # (1-q)² ∂²
-    mixed = q + q * (1 + log_q) * inverse + a * b  # (1-q) ∂²/∂log q ∂γ
+    own = q + q * (1 + log_q) * inverse
+    mixed = own + a * b  # (1-q) ∂²/∂log q ∂γ
     far, far2 = soft.far, soft.far2
     first = (-slope * far, b - log_v)
     second = (bend * far * far + slope * (far - far2 + v * far * far), -far * mixed, b * b)
-    return log_q - gamma * log_v - log_w, Terms(None, first, second)
+    less = (
+        second[0] - first[0] * first[0],
+        -far * (own - (slope - a) * b + slope * log_v),
+        log_v * (2 * b - log_v),
+    )
+    return Top(log_q - gamma * log_v - log_w, first, second, less)
 
 
 class Jet(NamedTuple):
@@ -212,7 +227,7 @@ class _Mapped(NamedTuple):
 
     p_top: Vector
     p_rest: Vector
-    top: Terms
+    top: Top
     rest1: list[Vector]  # means of ∂a over the rest
     rest2: list[Vector]  # means of ∂a ∂b + ∂ab
     label: Jet  # log p of the label
@@ -283,7 +298,7 @@ def top_probability(rows: Rows, log_temperature: float, gammas: Sequence[float])
 
 def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     soft = softmax(rows, log_temperature)
-    log_top, top = top_terms(soft, gamma)
+    top = top_terms(soft, gamma)
     v = soft.odds / (1 + soft.odds)
     variance = np.maximum(v * soft.far2 - (v * soft.far) ** 2, 0)
     offset, centre = soft.log_q - soft.gap, soft.gap - v * soft.far
@@ -298,7 +313,7 @@ def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     second = (tau * tau + terms.second[0], tau * gam + terms.second[1], gam * gam + terms.second[2])
     rest1 = [rows.total(weight, d) / total for d in terms.first]
     rest2 = [rows.total(weight, d) / total for d in second]
-    log_against = np.log(total) + offset - log_top
+    log_against = np.log(total) + offset - top.value
     against = np.exp(log_against)  # odds against the top class after the map: at most K - 1
     value, p_top = -np.log1p(against), 1 / (1 + against)
     p_rest = against * p_top
@@ -320,14 +335,13 @@ def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
     return _Mapped(p_top, p_rest, top, rest1, rest2, label, weight, total, terms)
 
 
-def _top_jet(log_p: Vector, p_rest: Vector, top: Terms, rest1: list[Vector], rest2: list[Vector]) -> Jet:
+def _top_jet(log_p: Vector, p_rest: Vector, top: Top, rest1: list[Vector], rest2: list[Vector]) -> Jet:
     """Return log p of the top class, its derivatives written as multiples of 1 - p so that none cancels."""
     away = [r - t for r, t in zip(rest1, top.first, strict=True)]
     second = []
     for k, (i, j) in enumerate(_PAIRS):
-        ti, tj = top.first[i], top.first[j]
-        bend = top.second[k] + ti * tj - rest2[k] + ti * away[j] + tj * away[i] + p_rest * away[i] * away[j]
-        second.append(p_rest * bend)
+        bend = top.less[k] + top.first[i] * rest1[j] + top.first[j] * rest1[i] - rest2[k]
+        second.append(p_rest * (bend + p_rest * away[i] * away[j]))
     return Jet(log_p, (-p_rest * away[0], -p_rest * away[1]), (second[0], second[1], second[2]))
 
 

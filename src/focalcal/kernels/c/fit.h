@@ -200,6 +200,8 @@ INLINE void NAME(split)(struct tile *tile, REAL *x, REAL *e, ptrdiff_t k, ptrdif
     else
         for (ptrdiff_t r = 0; r < count; r++)
             NAME(split_row)(tile, r, x + r * length, e + r * length, length, codes[r], scale, keep);
+    if (k >= NARROW && count % LANES_d)
+        for (ptrdiff_t r = count; r % LANES_d; r++) blank_row(tile, r);
 }
 
 INLINE void NAME(sum_tail)(struct tile *tile, const REAL *u, const REAL *e, ptrdiff_t k, ptrdiff_t length,
@@ -223,7 +225,6 @@ static int NAME(fit_sums)(const struct scores *s, const int64_t *codes, const do
     if (!x || !e) status = -2;
     for (ptrdiff_t first = 0; first < s->n && !status; first += step) {
         ptrdiff_t count = s->n - first < step ? s->n - first : step, own[ROWS];
-        /* rows past the end keep what was there: it is finite, and weighs nothing */
         for (ptrdiff_t r = 0; r < ROWS; r++) {
             ptrdiff_t at = first + (r < count ? r : count - 1);
             if (codes[at] < 0 || codes[at] >= k) status = -1;

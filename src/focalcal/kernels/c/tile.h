@@ -19,6 +19,13 @@ enum { FIT_ROWS, FIT_WEIGHT, FIT_LOSS, FIT_T, FIT_G, FIT_TT, FIT_TG, FIT_GG, FIT
 #define AT(field) load_d(tile->field + i)
 #define PUT(field, value) store_d(tile->field + i, value)
 
+/* Make a row past the end, which weighs nothing, one whose sums are finite. */
+INLINE void blank_row(struct tile *tile, ptrdiff_t r) {
+    tile->gap[r] = tile->hit[r] = tile->size[r] = tile->total[r] = 1;
+    tile->label[r] = tile->mean[r] = tile->square[r] = 0;
+    tile->t[r] = tile->g[r] = tile->tt[r] = tile->tg[r] = tile->gg[r] = 0;
+}
+
 /* The tempered softmax of each row, from its sums over the rest. */
 INLINE void softmax_rows(struct tile *tile, ptrdiff_t count, double scale, int with_tail) {
     for (ptrdiff_t i = 0; i < count; i += LANES_d) {
@@ -71,8 +78,13 @@ INLINE void temperature_rows(const struct tile *tile, ptrdiff_t count, vec_d *su
     }
 }
 
-/* log h of the top class. */
-INLINE struct jet top_terms(const struct tile *tile, ptrdiff_t i, double gamma) {
+/* log h of the top class; `less` are second derivatives less the products of the first, in which the huge
+ * terms of a gamma near -1 cancel. */
+struct top {
+    vec_d value, t, g, tt, tg, gg, less_tt, less_tg, less_gg;
+};
+
+INLINE struct top top_terms(const struct tile *tile, ptrdiff_t i, double gamma) {
     vec_d odds = AT(odds), log_odds = AT(log_odds), log_q = AT(log_q), far = AT(far);
     mask_d small = (mask_d)(odds < 0.01);
     vec_d series = 1.0 / 9 - odds * 0.1; /* x = S (1/2 - S/3 + S²/4 - …), with x = 1 + q log q / (1 - q) */
@@ -89,14 +101,18 @@ INLINE struct jet top_terms(const struct tile *tile, ptrdiff_t i, double gamma) 
     vec_d a = (1 + gamma) * q * inverse - gamma * ratio * rest, b = -ratio * inverse;
     vec_d slope = v + q * (gamma - 1) + a;
     vec_d bend = (gamma - 1) * q + v * (a + gamma * q * inverse) + a * a;
-    vec_d mixed = q + q * (1.0 + log_q) * inverse + a * b;
-    return (struct jet){
+    vec_d own = q + q * (1.0 + log_q) * inverse, mixed = own + a * b;
+    vec_d t = -slope * far, tt = bend * far * far + slope * (far - AT(far2) + v * far * far);
+    return (struct top){
         .value = log_q - gamma * log_v - log_w,
-        .t = -slope * far,
+        .t = t,
         .g = b - log_v,
-        .tt = bend * far * far + slope * (far - AT(far2) + v * far * far),
+        .tt = tt,
         .tg = -far * mixed,
         .gg = b * b,
+        .less_tt = tt - t * t,
+        .less_tg = -far * (own - (slope - a) * b + slope * log_v),
+        .less_gg = log_v * (2.0 * b - log_v),
     };
 }
 
@@ -117,26 +133,26 @@ INLINE struct jet rest_terms(vec_d log_q, vec_d shift, vec_d variance, double ga
 }
 
 /* The second derivative of log p of the top class, as a multiple of 1 - p so that nothing cancels. */
-INLINE vec_d top_bend(vec_d second, vec_d ti, vec_d tj, vec_d rest2, vec_d away_i, vec_d away_j, vec_d p_rest) {
-    return p_rest * (second + ti * tj - rest2 + ti * away_j + tj * away_i + p_rest * away_i * away_j);
+INLINE vec_d top_bend(vec_d less, vec_d ti, vec_d tj, vec_d ri, vec_d rj, vec_d rest2, vec_d p_rest) {
+    return p_rest * (less + ti * rj + tj * ri - rest2 + p_rest * (ri - ti) * (rj - tj));
 }
 
 /* -log p of the label under the focal calibration map of softmax(z / T), from the tail's sums. */
 INLINE void nll_rows(const struct tile *tile, ptrdiff_t count, double gamma, vec_d *sums) {
     for (ptrdiff_t i = 0; i < count; i += LANES_d) {
-        struct jet top = top_terms(tile, i, gamma);
+        struct top top = top_terms(tile, i, gamma);
         vec_d total = max_d(splat_d(1e-150), AT(total)), one = 1.0 / total, offset = AT(offset);
         vec_d rt = AT(t) * one, rg = AT(g) * one, rtt = AT(tt) * one, rtg = AT(tg) * one, rgg = AT(gg) * one;
         vec_d log_ratio = offset - top.value; /* log of h/q in the rest to h on top, which `total` goes by */
         vec_d against = total * exp_d(log_ratio), p_top = 1.0 / (1.0 + against), p_rest = against * p_top;
-        vec_d value = -log1p_d(against), at = rt - top.t, ag = rg - top.g;
+        vec_d value = -log1p_d(against);
         struct jet jet = {
             .value = -value,
-            .t = p_rest * at,
-            .g = p_rest * ag,
-            .tt = -top_bend(top.tt, top.t, top.t, rtt, at, at, p_rest),
-            .tg = -top_bend(top.tg, top.t, top.g, rtg, at, ag, p_rest),
-            .gg = -top_bend(top.gg, top.g, top.g, rgg, ag, ag, p_rest),
+            .t = p_rest * (rt - top.t),
+            .g = p_rest * (rg - top.g),
+            .tt = -top_bend(top.less_tt, top.t, top.t, rt, rt, rtt, p_rest),
+            .tg = -top_bend(top.less_tg, top.t, top.g, rt, rg, rtg, p_rest),
+            .gg = -top_bend(top.less_gg, top.g, top.g, rg, rg, rgg, p_rest),
         };
         mask_d miss = (mask_d)(AT(hit) < 1.0);
         if (any_d(miss)) {
