@@ -5,24 +5,26 @@
  * sum never underflows, so that the odds against the top class are exact for gaps of any size. Each row then
  * is `base` + x_j for the rest, with x_j = u_j or, mapped, u_j + log(h/q)_j - log(h/q) of the second class. */
 
-/* log(h/q) of a class that is not on top, of log-probability log_q. */
-INLINE VEC NAME(log_factor)(VEC log_q, REAL gamma) {
-    VEC q = NAME(exp_low)(log_q);
-    return ((REAL)1 - gamma) * NAME(log_half)(q) - NAME(log)((REAL)1 - q - gamma * q * log_q);
-}
-
 #if REAL_IS_DOUBLE
 enum { MAP_CHUNK = 16 }; /* vectors at once */
 
 /* What a block of rows needs, lanes are rows. */
 struct map_block {
-    struct tile tile;
+    double gap[ROWS];    /* largest minus second largest logit */
+    double size[ROWS];   /* sum over the rest of exp(u) */
+    double offset[ROWS]; /* log q of the rest: u + offset */
     double second[ROWS]; /* log(h/q) of the second class */
-    double ratio[ROWS]; /* log of h of the second class over h of the top class */
-    double total[ROWS]; /* sum over the rest of exp(x), mapped */
-    double base[ROWS];  /* result of the rest: x + base, or exp(x) * base */
-    double top[ROWS];   /* result of the top class */
+    double ratio[ROWS];  /* log of h of the second class over h of the top class */
+    double total[ROWS];  /* sum over the rest of exp(x), mapped */
+    double base[ROWS];   /* result of the rest: x + base, or exp(x) * base */
+    double top[ROWS];    /* result of the top class */
 };
+
+/* log(h/q) of a class that is not on top, of log-probability log_q. */
+INLINE vec_d log_factor(vec_d log_q, double gamma) {
+    vec_d q = exp_low_d(log_q);
+    return (1 - gamma) * log_half_d(q) - log_d(1.0 - q - gamma * q * log_q);
+}
 
 /* What is left of a row whose log-odds against the top class are known. */
 INLINE void finish_map(struct map_block *b, int i, vec_d log_odds, vec_d ratio, int exponentiate) {
@@ -33,22 +35,18 @@ INLINE void finish_map(struct map_block *b, int i, vec_d log_odds, vec_d ratio, 
 
 /* From the sums of exp(u): the log-probability of the top class, and for gamma other than 0 what the map needs. */
 INLINE void start_map(struct map_block *b, ptrdiff_t count, const struct mapping *map) {
-    struct tile *tile = &b->tile;
     for (int i = 0; i < count; i += LANES_d) {
-        vec_d gap = load_d(tile->gap + i) / map->temperature;
-        vec_d log_odds = log_d(max_d(load_d(tile->size + i), splat_d(1e-150))) - gap;
+        vec_d gap = load_d(b->gap + i) / map->temperature;
+        vec_d log_odds = log_d(max_d(load_d(b->size + i), splat_d(1e-150))) - gap;
         if (map->gamma == 0) {
             finish_map(b, i, log_odds, -gap, map->exponentiate);
             continue;
         }
         vec_d odds = exp_d(log_odds), log_q = -log1p_d(odds), offset = log_q - gap;
-        vec_d second = log_factor_d(min_d(offset, splat_d(-0.69314718055994531)), map->gamma);
-        store_d(tile->log_odds + i, log_odds);
-        store_d(tile->odds + i, odds);
-        store_d(tile->log_q + i, log_q);
-        store_d(tile->offset + i, offset);
+        vec_d second = log_factor(min_d(offset, splat_d(-0.69314718055994531)), map->gamma);
+        store_d(b->offset + i, offset);
         store_d(b->second + i, second);
-        store_d(b->ratio + i, offset + second - top_terms(tile, i, map->gamma).value);
+        store_d(b->ratio + i, offset + second - top_log_h(odds, log_odds, log_q, map->gamma));
     }
 }
 
@@ -118,13 +116,13 @@ INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, s
         }
         NAME(store)(tops + i, top);
         for (int r = 0; r < LANES; r++) {
-            b->tile.gap[i + r] = (double)first[r] - (double)second[r];
-            b->tile.size[i + r] = size[r];
+            b->gap[i + r] = (double)first[r] - (double)second[r];
+            b->size[i + r] = size[r];
         }
     }
     start_map(b, ROWS, map);
     for (int i = 0; i < ROWS && !plain; i += LANES) {
-        VEC offset = NAME(gather)(b->tile.offset + i), second = NAME(gather)(b->second + i);
+        VEC offset = NAME(gather)(b->offset + i), second = NAME(gather)(b->second + i);
         VEC total = NAME(splat)(0);
         for (ptrdiff_t j = 0; j < k; j += MAP_CHUNK) {
             ptrdiff_t count = k - j < MAP_CHUNK ? k - j : MAP_CHUNK;
@@ -158,12 +156,12 @@ INLINE void NAME(start_row)(REAL *x, ptrdiff_t n, ptrdiff_t top, const struct ma
         size = NAME(wide_add)(size, NAME(widen)(e));
         NAME(store)(x + i, map->gamma == 0 && map->exponentiate ? e : u);
     }
-    b->tile.gap[r] = (double)first - (double)second;
-    b->tile.size[r] = NAME(wide_sum)(size);
+    b->gap[r] = (double)first - (double)second;
+    b->size[r] = NAME(wide_sum)(size);
 }
 
 INLINE void NAME(map_row)(REAL *x, ptrdiff_t n, const struct mapping *map, struct map_block *b, ptrdiff_t r) {
-    VEC offset = NAME(splat)((REAL)b->tile.offset[r]), second = NAME(splat)((REAL)b->second[r]);
+    VEC offset = NAME(splat)((REAL)b->offset[r]), second = NAME(splat)((REAL)b->second[r]);
     NAME(wide) total = NAME(widen)(NAME(splat)(0));
     for (ptrdiff_t i = 0; i < n; i += MAP_CHUNK * LANES) {
         ptrdiff_t count = (n - i) / LANES < MAP_CHUNK ? (n - i) / LANES : MAP_CHUNK;

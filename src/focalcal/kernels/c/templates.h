@@ -6,6 +6,8 @@
 #include "blocks.h"
 
 #if REAL_IS_DOUBLE
+#include "top.h"
+
 #include "tile.h"
 #endif
 #include "fit.h"
