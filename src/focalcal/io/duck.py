@@ -6,7 +6,7 @@ import glob
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ def find_files(path: str) -> list[str]:
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterator[T], interrupt: Callable[[], None]) -> Iterator[T]:
+def read_ahead(items: Iterator[T], interrupt: Callable[[], None]) -> Generator[T]:
     """Yield items that another thread reads ahead.
 
     The caller computes while the next ones are read, and Ctrl-C reaches it at once: it would wait for the

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +13,11 @@ from numpy.typing import NDArray
 
 from focalcal._validate import as_scores, check_choice
 from focalcal.io.arrays import find_key, kept_rows, read_arrays
-from focalcal.io.duck import find_files
+from focalcal.io.duck import find_files, read_ahead
 from focalcal.io.files import find_paths, format_of, is_remote, written_aside
 from focalcal.io.selection import Columns, Wanted, declared, find_columns, missing_values
 from focalcal.io.tables import BATCH_ELEMENTS, Table, open_table, rows_where, score_block
+from focalcal.io.writers import Writer
 
 #: One batch: the columns passed through (an Arrow record batch) and the scores.
 Block = tuple[Any, NDArray[Any]]
@@ -148,23 +146,19 @@ def _apply_table(
     check_order(calibrator, columns.matched or columns.names)
     added = [*naming.scores(calibrator.classes_), naming.predicted]
     _check_new(added, table.names)
-    blocks = _csv_blocks if table.is_text else _parquet_blocks
+    through_duckdb = table.is_text or is_remote(table.paths[0])
+    blocks = _duckdb_blocks if through_duckdb else _parquet_blocks
     n = 0
-    sink: _CsvSink | _ParquetSink | None = None
-    try:
-        for batch, scores in blocks(table, columns, wanted.where):
-            batch = _with_probabilities(batch, scores, calibrator, added, naming.kind, n)
-            if sink is None:
-                sink = (_ParquetSink if format_of(output) == "parquet" else _CsvSink)(
-                    aside, output, batch.schema
-                )
-            sink.write(batch)
+    # read, calculate and write at the same time
+    with (
+        closing(read_ahead(blocks(table, columns, wanted.where), table.connection.interrupt)) as read,
+        Writer(aside, output) as writer,
+    ):
+        for batch, scores in read:
+            writer.write(_with_probabilities(batch, scores, calibrator, added, naming.kind, n))
             n += batch.num_rows
             if progress is not None:
                 progress(n)
-    finally:
-        if sink is not None:
-            sink.close()
     if n == 0:
         raise ValueError(f"Expected at least one row in {', '.join(map(repr, table.paths))}, got 0.")
     return n, added
@@ -203,17 +197,18 @@ def _rows_a_batch(table: Table, columns: Columns) -> int:
     return max(1, 2 * BATCH_ELEMENTS // (len(table.names) + len(columns.names)))
 
 
-def _csv_blocks(table: Table, columns: Columns, where: str | None) -> Iterator[Block]:
-    """Yield batches of text as it stands in the file, and the scores."""
+def _duckdb_blocks(table: Table, columns: Columns, where: str | None) -> Iterator[Block]:
+    """Yield batches as DuckDB reads them, of a CSV as text as it stands in the file, and the scores."""
     import pyarrow as pa
 
-    header = table.header()
+    header = table.header() if table.is_text else list(table.names)
     casts: list[tuple[str, str | None]] = [(name, None) for name in table.names]
     casts += [(name, columns.cast) for name in columns.names]
-    schema = pa.schema([pa.field(name, pa.string()) for name in header])
-    for batch in table.scan(casts, where, _rows_a_batch(table, columns)):
-        text, numbers = batch.columns[: len(header)], batch.columns[len(header) :]
-        yield pa.RecordBatch.from_arrays(text, schema=schema), _complete(table, columns, numbers, where)
+    with closing(table.scan(casts, where, _rows_a_batch(table, columns))) as batches:
+        for batch in batches:
+            kept, numbers = batch.columns[: len(header)], batch.columns[len(header) :]
+            scores = _complete(table, columns, numbers, where)
+            yield pa.RecordBatch.from_arrays(kept, names=header), scores
 
 
 def _parquet_blocks(table: Table, columns: Columns, where: str | None) -> Iterator[Block]:
@@ -226,7 +221,8 @@ def _parquet_blocks(table: Table, columns: Columns, where: str | None) -> Iterat
     places = [table.names.index(name) for name in columns.names]
     schema = None
     for path in table.paths:
-        with _reading_parquet(path), pq.ParquetFile(path) as file:
+        # buffered ahead it would keep all it has read
+        with _reading_parquet(path), pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(_rows_a_batch(table, columns)):
                 schema = batch.schema if schema is None else schema
                 batch = _like(batch, schema, path)
@@ -264,68 +260,6 @@ def _reading_parquet(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"Expected a readable table in {path!r}, got: {error}") from error
-
-
-class _ParquetSink:
-    def __init__(self, aside: str, output: str, schema: Any) -> None:
-        import pyarrow.parquet as pq
-
-        self._writer = pq.ParquetWriter(aside, schema)
-
-    def write(self, batch: Any) -> None:
-        self._writer.write_batch(batch)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _CsvSink:
-    """CSV with a quote only where a value needs one, so that untouched text stays as it was."""
-
-    def __init__(self, aside: str, output: str, schema: Any) -> None:
-        zipped = output.lower().endswith(".gz")
-        self._file: Any = gzip.open(aside, "wb") if zipped else open(aside, "wb")  # noqa: SIM115
-        header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(schema.names)
-        self._file.write(header.getvalue().encode())
-
-    def write(self, batch: Any) -> None:
-        import pyarrow.compute as pc
-
-        fields = [_csv_field(column) for column in batch.columns]
-        fields[-1] = pc.binary_join_element_wise(fields[-1], "\n", "")
-        lines = pc.binary_join_element_wise(*fields, ",")
-        # the lines lie one after another in the array's buffer: that is the file's text
-        _, ends, text = lines.buffers()
-        self._file.write(text.slice(0, int(np.frombuffer(ends, np.int32)[len(lines)])))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _csv_field(column: Any) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        text = column.cast(pa.string())
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"Expected values that fit into a CSV cell, got {column.type}. Write .parquet instead."
-        ) from error
-    if pa.types.is_primitive(column.type):
-        return pc.fill_null(text, "")  # a number or a date never needs a quote
-    text = pc.fill_null(
-        pc.if_else(
-            pc.or_(pc.match_substring_regex(text, r'[",\r\n]'), pc.equal(text, "")),
-            pc.binary_join_element_wise('"', pc.replace_substring(text, '"', '""'), '"', ""),
-            text,
-        ),
-        "",
-    )
-    return text
 
 
 def _apply_arrays(
