@@ -10,7 +10,7 @@ SOURCES = "src/focalcal/kernels/c"
 # no -ffast-math: infinities mean masked classes, and sums that must not be reordered are many
 FLAGS = [
     *("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
+    *("-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
 ]
 
 setup(

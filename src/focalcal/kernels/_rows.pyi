@@ -9,6 +9,29 @@ def levels() -> list[str]: ...
 def level() -> str: ...
 def set_level(name: str, /) -> None: ...
 def elementary(which: int, values: NDArray[Any], out: NDArray[Any], /) -> None: ...
+def judge(
+    scores: NDArray[Any],
+    codes: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    is_probs: bool,
+    tolerance: float,
+    edges: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    top: NDArray[np.float64],
+    classwise: NDArray[np.float64] | None,
+    signed: NDArray[Any] | None,
+    /,
+) -> bool: ...
+def map_rows(
+    scores: NDArray[Any],
+    is_probs: bool,
+    tolerance: float,
+    temperature: float,
+    gamma: float,
+    exponentiate: bool,
+    out: NDArray[Any],
+    /,
+) -> bool: ...
 def fit_sums(
     scores: NDArray[Any],
     codes: NDArray[np.int64],
