@@ -25,7 +25,7 @@ _START_GAMMAS = (-0.9, 0.0, 3.0)
 _FEW_ROWS, _FEW, _ROUGH = 2048, 1 << 18, 1e-6
 
 #: Numbers in the rows on which a basin is chosen, and in those that stand in for all between passes.
-_MANY, _STAND_IN = 1 << 21, 1 << 17
+_MANY, _STAND_IN = 1 << 20, 1 << 17
 
 #: Passes over all rows before plain Newton steps take over, and how exactly the stand-in is minimised.
 _MAX_PASSES, _EXACT = 8, 1e-12
