@@ -1,138 +1,111 @@
-"""Fit time and peak extra memory of TS and FTS against scikit-learn and probmetrics, in one run.
+"""Fit time and peak extra memory of TS and FTS against every library that fits a temperature, in one run.
 
-    python benchmarks/fit.py [--repeats 5] [--write benchmarks/results/fit.md]
+    python -P benchmarks/fit.py [--repeats 3] [--cases 10000x10,50000x1000] [--write benchmarks/results/fit.md]
 
 Every case runs in a process of its own for each library, interleaved; the median of the repeats counts.
-Peak extra memory is the process's high-water mark during the fit less its resident size before it.
+Peak extra memory is the process's high-water mark during the fit less its resident size before it. A library
+that is not installed, or does not reach the optimum (T within 0.1 %), is left out of the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
-from importlib.metadata import version
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-CASES = [(10_000, 10), (50_000, 1000), (1_000_000, 10)]
-METHODS = ["focalcal TS", "focalcal FTS", "scikit-learn TS", "probmetrics TS"]
+sys.path.insert(0, str(Path(__file__).parent))
+from peers import FITS, describe_machine, measured, scores
+
+CASES = "10000x10,10000x100,1000000x10,50000x1000,200000x1000"
 
 
-def scores(n: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Over-confident float32 logits whose labels were drawn from their softmax at T = 2."""
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((n, n_classes), dtype=np.float32)
-    logits *= 5
-    labels = np.empty(n, np.int64)
-    for first in range(0, n, 4096):
-        block = logits[first : first + 4096]
-        noisy = block / 2 + rng.gumbel(size=block.shape).astype(np.float32)
-        labels[first : first + 4096] = noisy.argmax(axis=1)
-    return logits, labels
-
-
-def fitter(method: str):
-    """Return a function that fits and returns (temperature, gamma)."""
-    if method.startswith("focalcal"):
-        import focalcal
-
-        family = focalcal.TemperatureScaling if method.endswith(" TS") else focalcal.FocalTemperatureScaling
-
-        def fit(logits, labels):
-            found = family().fit(logits, labels)
-            return found.temperature_, getattr(found, "gamma_", 0.0)
-    elif method.startswith("scikit-learn"):
-        from sklearn.calibration import _TemperatureScaling
-
-        def fit(logits, labels):
-            return 1 / float(_TemperatureScaling().fit(logits, labels).beta_), 0.0
-    else:
-        import torch
-        from probmetrics.calibrators.temperature_scaling import TemperatureScalingCalibrator
-        from probmetrics.distributions import CategoricalLogits
-
-        def fit(logits, labels):
-            found = TemperatureScalingCalibrator()
-            found.fit_torch(CategoricalLogits(torch.from_numpy(logits)), torch.from_numpy(labels))
-            return 1 / float(found.invtemp_), 0.0
-
-    return fit
-
-
-def resident(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"{field} is not in /proc/self/status: this benchmark needs Linux")
-
-
-def child(method: str, n: int, n_classes: int) -> None:
-    fit = fitter(method)
-    logits, labels = scores(n, n_classes)
+def child(method: str, path: str) -> None:
+    warnings.simplefilter("ignore")
+    fit = FITS[method]()
+    logits, labels = np.load(f"{path}/logits.npy"), np.load(f"{path}/labels.npy")
     fit(logits[:2000].copy(), labels[:2000].copy())  # imports and first-call costs are not the fit
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    times = []
-    for _ in range(5 if n * n_classes < 1e6 else 1):
-        wall, cpu = time.perf_counter(), time.process_time()
-        temperature, gamma = fit(logits, labels)
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
-    extra = resident("VmHWM") - before
-    print(json.dumps({"wall": wall, "cpu": cpu, "extra": extra, "temperature": temperature, "gamma": gamma}))
+    found = measured(lambda: fit(logits, labels), 5 if logits.size <= 1_000_000 else 1)
+    found["temperature"], found["gamma"] = found.pop("result")
+    print(json.dumps(found))
 
 
-def run(repeats: int) -> str:
-    head = f"{platform.machine()}, {platform.python_version()}, " + ", ".join(
-        f"{name} {version(name)}" for name in ("focalcal", "numpy", "scikit-learn", "probmetrics", "torch")
-    )
-    load = Path("/proc/loadavg").read_text().split()[0]
-    lines = [f"# Fit: time and memory\n\n{head}; load average before the run {load}; medians of {repeats}.\n"]
-    lines.append(
-        "| rows × classes | method | wall s | CPU s | faster peer's wall / this | extra MB | T | γ |"
-    )
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for n, n_classes in CASES:
-        found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+def run_case(n: int, n_classes: int, repeats: int) -> dict[str, dict[str, float]]:
+    found: dict[str, list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, array in zip(("logits", "labels"), scores(n, n_classes)):
+            np.save(f"{folder}/{name}.npy", array)
+            del array
         for _ in range(repeats):
-            for method in METHODS:
-                command = [sys.executable, "-P", __file__, "--child", method, str(n), str(n_classes)]
-                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                found[method].append(json.loads(out.splitlines()[-1]))
-        median = {
-            method: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-            for method, runs in found.items()
-        }
-        peer = min(median[method]["wall"] for method in METHODS if not method.startswith("focalcal"))
-        for method in METHODS:
-            m = median[method]
-            lines.append(
-                f"| {n:,} × {n_classes} | {method} | {m['wall']:.4f} | {m['cpu']:.4f} | {peer / m['wall']:.2f} | "
-                f"{m['extra']:.1f} | {m['temperature']:.6f} | {m['gamma']:.4f} |"
-            )
-    return "\n".join(lines) + "\n"
+            for method in FITS:
+                command = [sys.executable, "-P", __file__, "--child", method, folder]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode == 0:
+                    found.setdefault(method, []).append(json.loads(done.stdout.splitlines()[-1]))
+                else:
+                    print(f"{method}: {done.stderr.splitlines()[-1:]}", file=sys.stderr)
+    return {
+        method: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for method, runs in found.items()
+    }
+
+
+def table(n: int, n_classes: int, found: dict[str, dict[str, float]]) -> list[str]:
+    optimum = found["focalcal TS"]["temperature"]
+    peers = {
+        method: m
+        for method, m in found.items()
+        if method.endswith(("TS", "(float64)"))
+        and not method.startswith("focalcal")
+        and abs(m["temperature"] / optimum - 1) < 1e-3
+    }
+    wall, cpu = (min(m[key] for m in peers.values()) for key in ("wall", "cpu"))
+    read, lse = found["one read (NumPy max)"], found["one torch.logsumexp"]
+    lines = [
+        f"\n## {n:,} × {n_classes} float32\n",
+        "| | wall s | CPU s | fastest peer's wall ÷ | fastest peer's CPU ÷ | extra MB | reads | logsumexps | T | γ |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for method, m in found.items():
+        own = method.startswith("focalcal")
+        cells = [f"{wall / m['wall']:.1f}", f"{cpu / m['cpu']:.1f}"] if own or method in peers else ["", ""]
+        fitted = [f"{m['temperature']:.6f}", f"{m['gamma']:.4f}"] if "TS" in method else ["", ""]
+        lines.append(
+            f"| {method} | {m['wall']:.4f} | {m['cpu']:.4f} | {cells[0]} | {cells[1]} | {m['extra']:.1f} | "
+            f"{m['cpu'] / read['cpu']:.1f} | {m['cpu'] / lse['cpu']:.2f} | {fitted[0]} | {fitted[1]} |"
+        )
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cases", default=CASES)
     parser.add_argument("--write", type=Path)
-    parser.add_argument("--child", nargs=3)
+    parser.add_argument("--child", nargs=2)
     arguments = parser.parse_args()
     if arguments.child:
-        method, n, n_classes = arguments.child
-        child(method, int(n), int(n_classes))
+        child(*arguments.child)
         return
-    table = run(arguments.repeats)
-    print(table)
+    lines = [
+        "# Fit: time and memory\n",
+        f"{describe_machine()}; medians of {arguments.repeats}, one process each, interleaved.\n",
+        "Ratios above 1 are how many times faster than the fastest library that reaches the optimum (its "
+        "*temperature scaling*, also in the rows of FTS, which fits two parameters). Reads and logsumexps are "
+        "CPU time in multiples of one read of the array and of one torch.logsumexp over it.",
+    ]
+    for case in arguments.cases.split(","):
+        n, n_classes = map(int, case.split("x"))
+        lines += table(n, n_classes, run_case(n, n_classes, arguments.repeats))
+        print("\n".join(lines[-11:]), flush=True)
     if arguments.write:
-        arguments.write.write_text(table)
+        arguments.write.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
