@@ -124,7 +124,7 @@ def equal_mass_edges(confidence: NDArray[Any], weight: NDArray[Any] | None, bins
     n = len(confidence)
     if weight is None:
         ranks = -(-np.arange(1, bins) * n // bins) - 1  # ceil(j n / bins), counted from 0
-        upper = np.partition(confidence, np.unique(ranks))[ranks]
+        upper = np.sort(confidence)[ranks]  # NumPy sorts faster than it selects fourteen
     else:
         order = np.argsort(confidence, kind="stable")
         mass = np.cumsum(weight[order], dtype=np.float64)

@@ -14,6 +14,7 @@ those of its rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -172,15 +173,28 @@ class Confidences:
         if self.tallies is not None:
             return self.cells().equal_mass(bins)
         signed = np.concatenate(self.signed)
-        weight = np.concatenate(self.weight) if self.weight else None
+        if not self.weight:
+            return _bins_by_sorting(signed, bins)
+        weight = np.concatenate(self.weight)
         edges = equal_mass_edges(np.abs(signed), weight, bins)
-        total = None
-        for rows in row_slices(len(signed), 1):
-            part = signed[rows]
-            sums = bin_rows(np.abs(part), part > 0, None if weight is None else weight[rows], edges)
-            total = sums if total is None else total + sums
-        assert total is not None
-        return total
+        blocks = (
+            bin_rows(np.abs(signed[rows]), signed[rows] > 0, weight[rows], edges)
+            for rows in row_slices(len(signed), 1)
+        )
+        return reduce(lambda a, b: a + b, blocks)
+
+
+def _bins_by_sorting(signed: NDArray[Any], bins: int) -> BinSums:
+    """Return the sums of rows that count alike in bins of equal mass."""
+    ordered, hits = np.sort(np.abs(signed)), np.sort(signed[signed > 0])
+    edges = equal_mass_edges(ordered, None, bins)
+    inner = edges[1:-1].astype(ordered.dtype)  # exact: they are confidences
+    starts = np.concatenate([[0], np.searchsorted(ordered, inner, side="right")])
+    count = np.diff(starts, append=len(ordered)).astype(np.float64)
+    hit = np.diff(np.searchsorted(hits, inner, side="right"), prepend=0, append=len(hits)).astype(np.float64)
+    # no bin is empty: its upper edge is a confidence
+    confidence = np.add.reduceat(ordered, starts, dtype=np.float64)
+    return BinSums(edges, count, count, count, confidence, hit)
 
 
 def _gathered(arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:

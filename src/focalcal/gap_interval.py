@@ -198,6 +198,6 @@ def _solve(
     tiny = 1e-14 * float(cells.share.sum())
     far = next((position for position in search if at(position) > tiny), None)
     root = (
-        search[0 if search is _INWARD else -1] if far is None else brentq(at, far, 1.0, xtol=1e-7, rtol=1e-7)
+        search[0 if search is _INWARD else -1] if far is None else brentq(at, far, 1.0, xtol=1e-5, rtol=1e-5)
     )
     return moments(cells, line(float(root)))
