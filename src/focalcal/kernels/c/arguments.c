@@ -18,8 +18,8 @@ char get_array(PyObject *object, Py_buffer *view, const char *name, const char *
     if (PyObject_GetBuffer(object, view, flags) < 0) return 0;
     char kind = kind_of(view);
     if (!kind || !strchr(formats, kind) || (ndim ? view->ndim != ndim : view->ndim < 1 || view->ndim > 2)) {
-        PyErr_Format(PyExc_TypeError, "Expected %s with %d axes of one of the types '%s', got %d axes of '%s'.",
-                     name, ndim, formats, view->ndim, view->format ? view->format : "B");
+        PyErr_Format(PyExc_TypeError, "Expected %s with %d axes of the types '%s', got %d axes of '%s'.", name,
+                     ndim, formats, view->ndim, view->format ? view->format : "B");
         PyBuffer_Release(view);
         return 0;
     }

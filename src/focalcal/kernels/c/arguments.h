@@ -7,14 +7,16 @@
 
 #include "loops.h"
 
-/* Fill `view` with an array of `ndim` axes (or, for 0, one or two) whose items are of one of the kinds in `formats`: 'd' float64,
- * 'f' float32, 'q' int64. Return its kind; 0 with an exception. */
-enum access { STRIDED = 0, WRITABLE = 1, CONTIGUOUS = 2 }; /* an array to write to is contiguous too */
+/* How an array will be used: one that is written to must be contiguous too. */
+enum access { STRIDED, WRITABLE, CONTIGUOUS };
+
+/* Fill `view` with an array of `ndim` axes (or, for 0, one or two) whose items are of one of the kinds in
+ * `formats`: 'd' float64, 'f' float32, 'q' int64. Return its kind; 0 with an exception. */
 char get_array(PyObject *object, Py_buffer *view, const char *name, const char *formats, int ndim,
                enum access access);
 
-/* Fill `scores` from an array of float32 or float64 with one or two axes; -1 with an exception. Release `view`
- * when the loops are done. */
+/* Fill `scores` from an array of float32 or float64 with one or two axes; -1 with an exception. Release
+ * `view` when the loops are done. */
 int get_scores(PyObject *object, Py_buffer *view, int is_probs, struct scores *scores);
 
 /* The loops in use: those of the best level of this processor, unless set_level chose others. */

@@ -6,7 +6,8 @@
  * is `base` + x_j for the rest, with x_j = u_j or, mapped, u_j + log(h/q)_j - log(h/q) of the second class. */
 
 #if REAL_IS_DOUBLE
-enum { MAP_CHUNK = 16 }; /* vectors at once */
+enum { MAP_CHUNK = 16 };               /* vectors at once */
+#define LOG_HALF -0.69314718055994531 /* no class beside the top one has more than half */
 
 /* What a block of rows needs, lanes are rows. */
 struct map_block {
@@ -33,7 +34,7 @@ INLINE void finish_map(struct map_block *b, int i, vec_d log_odds, vec_d ratio, 
     store_d(b->base + i, exponentiate ? exp_d(base) : base);
 }
 
-/* From the sums of exp(u): the log-probability of the top class, and for gamma other than 0 what the map needs. */
+/* From the sums of exp(u): the results, or for gamma other than 0 what the map needs. */
 INLINE void start_map(struct map_block *b, ptrdiff_t count, const struct mapping *map) {
     for (int i = 0; i < count; i += LANES_d) {
         vec_d gap = load_d(b->gap + i) / map->temperature;
@@ -43,7 +44,7 @@ INLINE void start_map(struct map_block *b, ptrdiff_t count, const struct mapping
             continue;
         }
         vec_d odds = exp_d(log_odds), log_q = -log1p_d(odds), offset = log_q - gap;
-        vec_d second = log_factor(min_d(offset, splat_d(-0.69314718055994531)), map->gamma);
+        vec_d second = log_factor(min_d(offset, splat_d(LOG_HALF)), map->gamma);
         store_d(b->offset + i, offset);
         store_d(b->second + i, second);
         store_d(b->ratio + i, offset + second - top_log_h(odds, log_odds, log_q, map->gamma));
@@ -58,16 +59,16 @@ INLINE void end_map(struct map_block *b, ptrdiff_t count, const struct mapping *
 }
 #endif
 
-/* Turn `count` vectors of u, `step` apart, into x or, to be probabilities, exp(x); return the sum of exp(x). In
- * short loops, because a processor looks ahead only some dozens of operations: in one long loop each would
- * wait for the one before. */
+/* Turn `count` vectors of u, `step` apart, into x or, to be probabilities, exp(x); return the sum of exp(x).
+ * In short loops, because a processor looks ahead only some dozens of operations: in one long loop each
+ * would wait for the one before. */
 INLINE VEC NAME(map_rest)(REAL *x, ptrdiff_t step, ptrdiff_t count, VEC offset, VEC second,
                           const struct mapping *map) {
     VEC q[MAP_CHUNK], w[MAP_CHUNK], total = NAME(splat)(0);
     REAL gamma = (REAL)map->gamma;
     for (ptrdiff_t i = 0; i < count; i++) {
         VEC log_q = NAME(max)(NAME(load)(x + i * step), NAME(splat)((REAL)-1e30)) + offset; /* 0 log 0 is 0 */
-        log_q = NAME(min)(log_q, NAME(splat)((REAL)-0.69314718055994531));
+        log_q = NAME(min)(log_q, NAME(splat)((REAL)LOG_HALF));
         q[i] = NAME(exp_low)(log_q);
         w[i] = (REAL)1 - q[i] - gamma * q[i] * log_q;
     }
@@ -93,10 +94,11 @@ INLINE VEC NAME(gather)(const double *from) {
     return v;
 }
 
-/* Few classes: lanes are rows. `x` holds logits class by class and is left holding the results. */
-INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, struct map_block *b) {
-    REAL tops[ROWS], scale = (REAL)(1 / map->temperature);
-    int plain = map->gamma == 0;
+/* Few classes: lanes are rows. `x` holds logits class by class; it becomes u (or exp(u)), with the columns of
+ * the top classes in `tops`. */
+INLINE void NAME(start_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, struct map_block *b, REAL *tops) {
+    REAL scale = (REAL)(1 / map->temperature);
+    int want_exp = map->gamma == 0 && map->exponentiate;
     for (int i = 0; i < ROWS; i += LANES) {
         VEC first = NAME(splat)((REAL)-INFINITY), second = first, top = NAME(splat)(0), size = top;
         for (ptrdiff_t j = 0; j < k; j++) {
@@ -112,7 +114,7 @@ INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, s
             z = NAME(select)((MASK)(top == (REAL)j), NAME(splat)((REAL)-INFINITY), z);
             VEC u = (z - second) * scale, e = NAME(exp_low)(u);
             size += e;
-            NAME(store)(x + j * ROWS + i, plain && map->exponentiate ? e : u);
+            NAME(store)(x + j * ROWS + i, want_exp ? e : u);
         }
         NAME(store)(tops + i, top);
         for (int r = 0; r < LANES; r++) {
@@ -120,8 +122,14 @@ INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, s
             b->size[i + r] = size[r];
         }
     }
+}
+
+/* `x` holds logits class by class and is left holding the results. */
+INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, struct map_block *b) {
+    REAL tops[ROWS];
+    NAME(start_columns)(x, k, map, b, tops);
     start_map(b, ROWS, map);
-    for (int i = 0; i < ROWS && !plain; i += LANES) {
+    for (int i = 0; i < ROWS && map->gamma != 0; i += LANES) {
         VEC offset = NAME(gather)(b->offset + i), second = NAME(gather)(b->second + i);
         VEC total = NAME(splat)(0);
         for (ptrdiff_t j = 0; j < k; j += MAP_CHUNK) {
@@ -142,8 +150,8 @@ INLINE void NAME(map_columns)(REAL *x, ptrdiff_t k, const struct mapping *map, s
 
 /* Many classes: lanes are classes. Turn a padded row of n logits, its top class at `top`, into u (or exp(u))
  * and put what it sums to into place r of the block. */
-INLINE void NAME(start_row)(REAL *x, ptrdiff_t n, ptrdiff_t top, const struct mapping *map, struct map_block *b,
-                            ptrdiff_t r) {
+INLINE void NAME(start_row)(REAL *x, ptrdiff_t n, ptrdiff_t top, const struct mapping *map,
+                            struct map_block *b, ptrdiff_t r) {
     REAL scale = (REAL)(1 / map->temperature), first = x[top];
     VEC most = NAME(splat)((REAL)-INFINITY);
     x[top] = (REAL)-INFINITY;
@@ -200,8 +208,8 @@ INLINE int NAME(map_tile)(REAL *x, const struct scores *s, const struct mapping 
 }
 
 /* Write a block of columns as rows; only a single column of float32 is worked on in double. */
-INLINE void NAME(write_columns)(const REAL *x, const struct scores *s, const struct mapping *map, ptrdiff_t first,
-                                ptrdiff_t count) {
+INLINE void NAME(write_columns)(const REAL *x, const struct scores *s, const struct mapping *map,
+                                ptrdiff_t first, ptrdiff_t count) {
     ptrdiff_t k = s->n_classes;
     for (ptrdiff_t j = 0; j < k; j++) {
         if (s->is_double == REAL_IS_DOUBLE)

@@ -40,6 +40,32 @@ static int finished(int status) {
     return -1;
 }
 
+/* Fill views and `to` from Python's objects; -1 with an exception. */
+static int get_judging(PyObject *const *o, Py_buffer *v, const struct scores *s, struct judging *to) {
+    char kind[] = {s->is_double ? 'd' : 'f', 0};
+    if (!get_array(o[CODES], &v[CODES], "codes", "q", 1, CONTIGUOUS)) return -1;
+    if (o[WEIGHT] != Py_None && !get_array(o[WEIGHT], &v[WEIGHT], "weight", "d", 1, CONTIGUOUS)) return -1;
+    if (!get_array(o[EDGES], &v[EDGES], "edges", "d", 1, CONTIGUOUS)) return -1;
+    if (!get_array(o[SUMS], &v[SUMS], "totals", "d", 1, WRITABLE)) return -1;
+    if (!get_array(o[TOP], &v[TOP], "top", "d", 2, WRITABLE)) return -1;
+    to->with_classes = o[CLASSWISE] != Py_None;
+    if (to->with_classes && !get_array(o[CLASSWISE], &v[CLASSWISE], "classwise", "d", 3, WRITABLE)) return -1;
+    if (o[SIGNED] != Py_None && !get_array(o[SIGNED], &v[SIGNED], "signed", kind, 1, WRITABLE)) return -1;
+    if (!shapes_fit(v, s)) {
+        PyErr_SetString(PyExc_ValueError, "Expected arrays whose shapes fit the scores and the bins.");
+        return -1;
+    }
+    to->codes = v[CODES].buf;
+    to->weight = v[WEIGHT].buf;
+    to->edges = v[EDGES].buf;
+    to->bins = v[EDGES].shape[0] - 1;
+    to->totals = v[SUMS].buf;
+    to->top = bins_of(&v[TOP], to->weight != NULL);
+    if (to->with_classes) to->classwise = bins_of(&v[CLASSWISE], to->weight != NULL);
+    to->signed_confidence = v[SIGNED].buf;
+    return 0;
+}
+
 PyObject *judge(PyObject *module, PyObject *args) {
     (void)module;
     PyObject *o[VIEWS];
@@ -50,37 +76,14 @@ PyObject *judge(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OOOpdOOOOO", &o[SCORES], &o[CODES], &o[WEIGHT], &is_probs, &to.tolerance,
                           &o[EDGES], &o[SUMS], &o[TOP], &o[CLASSWISE], &o[SIGNED]))
         return NULL;
-    if (get_scores(o[SCORES], &v[SCORES], is_probs, &s) < 0) return NULL;
-    char kind[] = {s.is_double ? 'd' : 'f', 0};
-    if (!get_array(o[CODES], &v[CODES], "codes", "q", 1, CONTIGUOUS)) goto done;
-    if (o[WEIGHT] != Py_None && !get_array(o[WEIGHT], &v[WEIGHT], "weight", "d", 1, CONTIGUOUS)) goto done;
-    if (!get_array(o[EDGES], &v[EDGES], "edges", "d", 1, CONTIGUOUS)) goto done;
-    if (!get_array(o[SUMS], &v[SUMS], "totals", "d", 1, WRITABLE)) goto done;
-    if (!get_array(o[TOP], &v[TOP], "top", "d", 2, WRITABLE)) goto done;
-    if (o[CLASSWISE] != Py_None && !get_array(o[CLASSWISE], &v[CLASSWISE], "classwise", "d", 3, WRITABLE))
-        goto done;
-    if (o[SIGNED] != Py_None && !get_array(o[SIGNED], &v[SIGNED], "signed", kind, 1, WRITABLE)) goto done;
-    if (!shapes_fit(v, &s)) {
-        PyErr_SetString(PyExc_ValueError, "Expected arrays whose shapes fit the scores and the bins.");
-        goto done;
+    if (get_scores(o[SCORES], &v[SCORES], is_probs, &s) == 0 && get_judging(o, v, &s, &to) == 0) {
+        const struct loops *loops = loops_in_use;
+        int status;
+        Py_BEGIN_ALLOW_THREADS
+        status = in_double(&s) ? loops->judge_d(&s, &to) : loops->judge_f(&s, &to);
+        Py_END_ALLOW_THREADS
+        fine = finished(status);
     }
-    int weighted = v[WEIGHT].obj != NULL;
-    to.codes = v[CODES].buf;
-    to.weight = v[WEIGHT].buf;
-    to.edges = v[EDGES].buf;
-    to.bins = v[EDGES].shape[0] - 1;
-    to.totals = v[SUMS].buf;
-    to.top = bins_of(&v[TOP], weighted);
-    to.with_classes = v[CLASSWISE].obj != NULL;
-    if (to.with_classes) to.classwise = bins_of(&v[CLASSWISE], weighted);
-    to.signed_confidence = v[SIGNED].buf;
-    const struct loops *loops = loops_in_use;
-    int status;
-    Py_BEGIN_ALLOW_THREADS
-    status = in_double(&s) ? loops->judge_d(&s, &to) : loops->judge_f(&s, &to);
-    Py_END_ALLOW_THREADS
-    fine = finished(status);
-done:
     for (int i = 0; i < VIEWS; i++)
         if (v[i].obj) PyBuffer_Release(&v[i]);
     return fine < 0 ? NULL : PyBool_FromLong(fine);
