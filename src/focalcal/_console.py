@@ -87,7 +87,8 @@ def show_evaluations(evaluations: Mapping[str, Any]) -> None:
 def show_segments(by: str, segments: Sequence[Any]) -> None:
     """Write a table of segments: rows, NLL and ECE of each evaluation."""
     names = list(segments[0].evaluations) if segments else []
-    table = _table(by, "rows", *(f"{title} {n}".rstrip() for n in names for title in ("NLL", "ECE")))
+    titles = [f"{title} {name}" if len(names) > 1 else title for name in names for title in ("NLL", "ECE")]
+    table = _table(by, "rows", *titles, wrap=True)
     for segment in segments:
         cells = [
             f"[bold]{e.value:.4f}[/] [dim]\\[{e.low:.4f}, {e.high:.4f}][/]"
@@ -100,13 +101,13 @@ def show_segments(by: str, segments: Sequence[Any]) -> None:
     show_lines("Largest error first, by the lower end of the ECE's interval: a few rows show gaps by chance.")
 
 
-def _table(*columns: str) -> Any:
+def _table(*columns: str, wrap: bool = False) -> Any:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=not wrap)
     return table
 
 
@@ -114,7 +115,7 @@ def _console() -> Any:
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 class Progress:

@@ -96,9 +96,8 @@ def read_ahead(items: Iterator[T], interrupt: Callable[[], None]) -> Generator[T
             raise told[1]
     finally:
         stopped.set()
-        if thread.is_alive():
-            interrupt()
         while thread.is_alive():
+            interrupt()  # again and again: one before a query begins is lost
             with suppress(queue.Empty):
                 ready.get_nowait()
             thread.join(0.01)

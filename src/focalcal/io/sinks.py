@@ -227,7 +227,7 @@ def _parquet_blocks(table: Table, columns: Columns, where: str | None) -> Iterat
                 schema = batch.schema if schema is None else schema
                 batch = _like(batch, schema, path)
                 if where:
-                    rows = rows_where(pa.Table.from_batches([batch]), where, path)
+                    rows = rows_where(pa.Table.from_batches([batch]), where, path, table.connection)
                     batch = batch.take(pa.array(rows))
                 if batch.num_rows == 0:
                     continue

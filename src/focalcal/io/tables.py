@@ -273,8 +273,9 @@ def _csv(connection: Any, paths: Sequence[str], **options: Any) -> Any:
     )
 
 
-def rows_where(table: Any, where: str, path: str) -> NDArray[Any]:
+def rows_where(table: Any, where: str, path: str, connection: Any = None) -> NDArray[Any]:
     """Return the numbers, in order, of the rows of an Arrow table that satisfy an SQL condition."""
+    connection = connection or connect()
     import_duckdb()
     import pyarrow as pa
 
@@ -283,7 +284,7 @@ def rows_where(table: Any, where: str, path: str) -> NDArray[Any]:
         number += "_"
     schema = pa.schema([(field.name, _known_to_duckdb(field.type)) for field in table.schema])
     numbered = table.cast(schema).append_column(number, [np.arange(table.num_rows)])
-    with reading([path], where), connect() as connection:
+    with reading([path], where):
         rows = connection.from_arrow(numbered).filter(where).select(number).to_arrow_table()
     kept: NDArray[Any] = rows.column(0).to_numpy()
     return np.sort(kept)
