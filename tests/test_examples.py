@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+#: Those that need what the tests do not install, and what that is.
+CLUSTERS = {"ray_fit": "ray", "spark_fit": "pyspark"}
+
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.stem not in CLUSTERS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -23,3 +28,15 @@ def test_the_example_runs(script, tmp_path):
 
 def test_there_are_examples():
     assert SCRIPTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CLUSTERS))
+def test_a_cluster_gives_the_digits_of_a_local_fit(name):
+    pytest.importorskip(CLUSTERS[name], reason=f"pip install {CLUSTERS[name]} to run this example")
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (a, b), (c, d) = re.findall(r"T = ([\d.]+), gamma = (-?[\d.]+)", done.stdout)
+    assert float(a) == pytest.approx(float(c), rel=1e-11)
+    assert float(b) == pytest.approx(float(d), abs=1e-9)
