@@ -121,17 +121,23 @@ def equal_mass_edges(confidence: NDArray[Any], weight: NDArray[Any] | None, bins
     >>> equal_mass_edges(np.array([0.5, 0.6, 0.6, 0.6, 0.7, 0.9]), None, 3)
     array([0. , 0.6, 1. ])
     """
-    n = len(confidence)
     if weight is None:
-        ranks = -(-np.arange(1, bins) * n // bins) - 1  # ceil(j n / bins), counted from 0
-        upper = np.sort(confidence)[ranks]  # NumPy sorts faster than it selects fourteen
-    else:
-        order = np.argsort(confidence, kind="stable")
-        mass = np.cumsum(weight[order], dtype=np.float64)
-        # the tolerance forgives the rounding of the running sum
-        targets = np.arange(1, bins) * mass[-1] / bins * (1 - 1e-12)
-        upper = confidence[order[np.searchsorted(mass, targets)]]
-    largest = confidence.max() if weight is None else confidence[weight > 0].max()
+        return edges_of_sorted(np.sort(confidence), bins)  # NumPy sorts faster than it selects fourteen
+    order = np.argsort(confidence, kind="stable")
+    mass = np.cumsum(weight[order], dtype=np.float64)
+    # the tolerance forgives the rounding of the running sum
+    targets = np.arange(1, bins) * mass[-1] / bins * (1 - 1e-12)
+    upper = confidence[order[np.searchsorted(mass, targets)]]
+    return _edges(upper, confidence[weight > 0].max())
+
+
+def edges_of_sorted(confidence: NDArray[Any], bins: int) -> Array:
+    """Return the edges of equal mass of rows that count alike, in rising order."""
+    ranks = -(-np.arange(1, bins) * len(confidence) // bins) - 1  # ceil(j n / bins), counted from 0
+    return _edges(confidence[ranks], confidence[-1])
+
+
+def _edges(upper: NDArray[Any], largest: Any) -> Array:
     inner = np.unique(upper.astype(np.float64))
     return np.concatenate([[0.0], inner[(inner > 0) & (inner < largest)], [1.0]])
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.bins import Array, BinSums, bin_rows, equal_mass_edges, tally
+from focalcal.bins import Array, BinSums, bin_rows, edges_of_sorted, equal_mass_edges, tally
 from focalcal.engine import row_slices
 
 #: Rows up to which every confidence is kept.
@@ -172,7 +172,7 @@ class Confidences:
         """Return the sums in bins of equal mass."""
         if self.tallies is not None:
             return self.cells().equal_mass(bins)
-        signed = np.concatenate(self.signed)
+        signed = np.concatenate(self.signed)  # a copy in any case
         if not self.weight:
             return _bins_by_sorting(signed, bins)
         weight = np.concatenate(self.weight)
@@ -185,9 +185,12 @@ class Confidences:
 
 
 def _bins_by_sorting(signed: NDArray[Any], bins: int) -> BinSums:
-    """Return the sums of rows that count alike in bins of equal mass."""
-    ordered, hits = np.sort(np.abs(signed)), np.sort(signed[signed > 0])
-    edges = equal_mass_edges(ordered, None, bins)
+    """Return the sums of rows that count alike in bins of equal mass; `signed` is overwritten."""
+    hits = signed[signed > 0]
+    hits.sort()
+    ordered = np.abs(signed, out=signed)
+    ordered.sort()
+    edges = edges_of_sorted(ordered, bins)
     inner = edges[1:-1].astype(ordered.dtype)  # exact: they are confidences
     starts = np.concatenate([[0], np.searchsorted(ordered, inner, side="right")])
     count = np.diff(starts, append=len(ordered)).astype(np.float64)
