@@ -34,7 +34,7 @@ SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all
 sanitize: $(VENV)/.test
 	@if ! command -v gcc >/dev/null; then echo "make sanitize: skipped, it needs gcc"; exit 0; fi; \
 	rm -rf build/sanitize && \
-	CC=gcc FOCALCAL_CFLAGS="-O1 -g $(SANITIZE) -DFOCALCAL_EMULATE_AVX512" FOCALCAL_LDFLAGS="$(SANITIZE)" \
+	CC=gcc FOCALCAL_CFLAGS="-O0 -g $(SANITIZE) -DFOCALCAL_EMULATE_AVX512" FOCALCAL_LDFLAGS="$(SANITIZE)" \
 		$(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib && \
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 FOCALCAL_EXAMPLES=15 \
 		PYTHONPATH=build/sanitize/lib $(BIN)/python -m pytest -p no:cacheprovider -k "not real" tests/test_compiled*.py
