@@ -153,7 +153,7 @@ def check_scores(scores: NDArray[Any], kind: Input, name: str = "X") -> None:
 def warn_of_probabilities(scores: NDArray[Any], kind: Input, stacklevel: int) -> None:
     """Warn where declared logits look like probabilities; they are still taken as declared."""
     if kind == "logits" and scores.ndim == 2 and len(scores) >= 10:
-        first = scores[:1000].astype(np.float64)
+        first = scores[: min(1000, max(10, (1 << 16) // scores.shape[1]))].astype(np.float64)
         if first.min() >= 0 and np.abs(first.sum(axis=1) - 1).max() < SUM_TOLERANCE[scores.dtype.name]:
             warnings.warn(
                 "The rows are non-negative and sum to 1, as probabilities do, and are taken as the logits "

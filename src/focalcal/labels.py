@@ -88,8 +88,9 @@ def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
     if (labels.dtype.kind in "UST") != (classes.dtype.kind in "UST"):
         labels, classes = labels.astype(np.str_), classes.astype(np.str_)
     if labels.dtype.kind in "iu" and np.array_equal(classes, np.arange(n_classes)):
-        wrong = (labels < 0) | (labels >= n_classes)
-        codes = labels
+        if len(labels) == 0 or (labels.min() >= 0 and labels.max() < n_classes):
+            return labels.astype(np.int64, copy=False)
+        codes, wrong = labels, (labels < 0) | (labels >= n_classes)
     else:
         order = np.argsort(classes)
         place = np.searchsorted(classes[order], labels)
