@@ -13,6 +13,7 @@ import pytest
 import focalcal
 from focalcal import FocalTemperatureScaling, TemperatureScaling, evaluate, open_scores
 from focalcal._validate import CalibrationWarning
+from focalcal.io.stream import TableRows
 from predictions import draw
 
 K = 4
@@ -268,3 +269,24 @@ def test_the_threshold_is_in_bytes(tmp_path, monkeypatch):
     scores = open_scores(path, logits="z_*", label="y")
     assert not scores.is_small()
     assert focalcal.evaluate(scores).n == 1000
+
+
+def test_the_samples_of_a_fit_take_one_pass(tmp_path, streamed, monkeypatch):
+    z, y = draw(120_000, K)
+    path = write(tmp_path / "a.parquet", pa.table({f"z{j}": z[:, j] for j in range(K)} | {"y": y}))
+    monkeypatch.setattr("focalcal.rows.SAMPLES", (1 << 14, 1 << 15))
+    monkeypatch.setattr("focalcal.io.stream.SAMPLES", (1 << 14, 1 << 15))
+    monkeypatch.setattr("focalcal.calibrators.fitting._STAND_IN", 1 << 14)
+    monkeypatch.setattr("focalcal.calibrators.fitting._MANY", 1 << 15)
+    monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 1 << 16)
+    passes = []
+    original = TableRows.map_sum
+
+    def counted(self, task):
+        passes.append(type(task).__name__)
+        return original(self, task)
+
+    monkeypatch.setattr(TableRows, "map_sum", counted)
+    FocalTemperatureScaling().fit(open_scores(path, logits="z*", label="y"))
+    assert passes.count("Pick") == 1
+    assert len(passes) <= 4

@@ -33,6 +33,9 @@ _WORTH_SPLITTING = 1 << 18
 #: Rows that stay together when a sample is taken.
 CHUNK = 64
 
+#: Numbers in the two samples that a fit takes, and the fewest rows: a table takes both in one pass.
+SAMPLES, FEWEST_ROWS = (1 << 17, 1 << 20), 4096
+
 
 @dataclass(frozen=True)
 class Block:

@@ -13,6 +13,7 @@ from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.ece_search import minimise_ece
 from focalcal.calibrators.newton import TOLERANCE, Box, Optimum, Point, minimise, newton_step, rounding
 from focalcal.calibrators.objective import Objective, Survey
+from focalcal.rows import FEWEST_ROWS, SAMPLES
 from focalcal.scores import Criterion, FitSums
 
 #: T stays within this factor of a typical one: a tenth of the mean distance of the top logit from the mean.
@@ -25,7 +26,7 @@ _START_GAMMAS = (-0.9, 0.0, 3.0)
 _FEW_ROWS, _FEW, _ROUGH = 2048, 1 << 18, 1e-6
 
 #: Numbers in the rows on which a basin is chosen, and in those that stand in for all between passes.
-_MANY, _STAND_IN = 1 << 20, 1 << 17
+_STAND_IN, _MANY = SAMPLES
 
 #: Passes over all rows before plain Newton steps take over, and how exactly the stand-in is minimised.
 _MAX_PASSES, _EXACT = 8, 1e-12
@@ -125,7 +126,7 @@ def _few(objective: Objective) -> Objective:
 
 
 def _stand_in(objective: Objective) -> Objective:
-    rows = max(2 * _FEW_ROWS, _STAND_IN // objective.n_classes)
+    rows = max(FEWEST_ROWS, _STAND_IN // objective.n_classes)
     return objective.part(rows) if objective.n > 4 * rows else objective
 
 
@@ -136,7 +137,7 @@ def _search(problem: _Problem) -> Optimum:
     plain = replace(problem, gammas=None).minimise(few, problem.centre, 0.0, _ROUGH)
     points = [plain.point] if problem.gammas is None else _basins(problem, few, plain.point)
     if len(points) > 1:
-        many = whole.part(max(2 * _FEW_ROWS, _MANY // whole.n_classes))
+        many = whole.part(max(FEWEST_ROWS, _MANY // whole.n_classes))
         points = _promising(problem, many, points)
         if len(points) > 1:
             found = [problem.minimise(many, *point, _ROUGH) for point in points]

@@ -16,13 +16,10 @@ from focalcal._validate import Input
 from focalcal.engine import Mergeable, map_sum
 from focalcal.io.census import Census
 from focalcal.io.scan import Reader, Scan
-from focalcal.rows import CHUNK, ArrayRows, Block, Task, chunk_starts
+from focalcal.rows import CHUNK, FEWEST_ROWS, SAMPLES, ArrayRows, Block, Task, chunk_starts
 
 #: Told what is being done, how many rows are done, and how many there are.
 Progress = Callable[[str, int, int], None]
-
-#: Numbers in the samples that a fit takes (`focalcal.calibrators.fitting`): one pass takes them together.
-_SAMPLES, _LEAST_ROWS = (1 << 17, 1 << 21), 4096
 
 T = TypeVar("T", bound=Mergeable)
 
@@ -165,7 +162,7 @@ class TableRows:
             return None
         starts = chunk_starts(self.n, rows)
         if "picked" not in self._taken or not set(starts) <= self._taken["starts"]:
-            self._pick({rows, *(max(_LEAST_ROWS, numbers // self.n_classes) for numbers in _SAMPLES)})
+            self._pick({rows, *(max(FEWEST_ROWS, numbers // self.n_classes) for numbers in SAMPLES)})
         at = np.searchsorted(self._taken["rows"], chunk_rows(starts))
         sample: ArrayRows = self._taken["picked"].rows(at, self.kind)
         return None if sample.weight is not None and not sample.weight.any() else sample
