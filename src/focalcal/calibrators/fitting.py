@@ -25,6 +25,9 @@ _START_GAMMAS = (-0.9, 0.0, 3.0)
 #: Rows on which the basins are looked for, fewer where they hold more numbers than this; and how exactly.
 _FEW_ROWS, _FEW, _ROUGH = 2048, 1 << 18, 1e-6
 
+#: How exactly basins are compared on more rows.
+_LOOSE = 1e-5
+
 #: Numbers in the rows on which a basin is chosen, and in those that stand in for all between passes.
 _STAND_IN, _MANY = SAMPLES
 
@@ -136,19 +139,43 @@ def _search(problem: _Problem) -> Optimum:
     few, stand_in = _few(whole), _stand_in(whole)
     plain = replace(problem, gammas=None).minimise(few, problem.centre, 0.0, _ROUGH)
     points = [plain.point] if problem.gammas is None else _basins(problem, few, plain.point)
+    seen = None
     if len(points) > 1:
-        many = whole.part(max(FEWEST_ROWS, _MANY // whole.n_classes))
-        points = _promising(problem, many, points)
-        if len(points) > 1:
-            found = [problem.minimise(many, *point, _ROUGH) for point in points]
-            points = [min(found, key=lambda optimum: optimum.loss).point]
-    if stand_in is whole:
-        return problem.minimise(whole, *points[0], TOLERANCE)
-    return _finish(problem, stand_in, problem.minimise(stand_in, *points[0], _ROUGH).point)
+        point, seen = _choose(problem, points)
+    else:
+        point = problem.minimise(stand_in, *points[0], _ROUGH).point
+    return (
+        problem.minimise(whole, *point, TOLERANCE)
+        if stand_in is whole
+        else _finish(problem, stand_in, point, seen)
+    )
 
 
-def _finish(problem: _Problem, part: Objective, start: Point) -> Optimum:
-    """Step to the optimum on all rows.
+def _choose(problem: _Problem, points: list[Point]) -> tuple[Point, FitSums | None]:
+    """Return a point in the deepest basin: by many rows, or if these do not tell by all, with their sums."""
+    whole = problem.objective
+    many = whole.part(max(FEWEST_ROWS, _MANY // whole.n_classes))
+    found = _distinct([problem.minimise(many, *point, _LOOSE) for point in points])
+    best = min(found, key=lambda optimum: optimum.loss)
+    close = [optimum.point for optimum in found if optimum.loss - best.loss <= _noise(best, optimum)]
+    if len(close) == 1 or many is whole:
+        return best.point, None
+    looks = {point: problem.minimise(whole, *point, math.inf) for point in close}
+    point = min(looks, key=lambda point: looks[point].loss)
+    return point, looks[point].sums
+
+
+def _noise(one: Optimum, other: Optimum) -> float:
+    """Return two standard errors of the difference of two losses on the same rows, from the slopes."""
+    t, g = other.point[0] - one.point[0], other.point[1] - one.point[1]
+    variances = []
+    for t_t, t_g, g_g in (one.sums.outer, other.sums.outer):
+        variances.append(t * t * t_t + 2 * t * g * t_g + g * g * g_g)
+    return 2 * math.sqrt(max(variances))
+
+
+def _finish(problem: _Problem, part: Objective, start: Point, seen: FitSums | None) -> Optimum:
+    """Step to the optimum on all rows, whose sums at the start may be known.
 
     Each pass over all rows corrects the part's loss to second order; where the corrected loss is lowest
     is the next point. That is closer than Newton's step, whose error is the third derivative: the part
@@ -157,18 +184,22 @@ def _finish(problem: _Problem, part: Objective, start: Point) -> Optimum:
     whole, box = problem.objective, problem.box
     point, last, decrease = box.clip(start), math.inf, 0.0
     for iterations in range(1, _MAX_PASSES + 1):
-        sums = problem.sums(whole, *point)
+        sums, seen = seen or problem.sums(whole, *point), None
         if sums.loss > last + rounding(last, decrease):
             break
-        model = _minimise_corrected(problem, part, sums, point)
-        decrease = newton_step(sums, box.held(point, sums.gradient), point)[1]
+        held = box.held(point, sums.gradient)
+        step, decrease = newton_step(sums, held, point)
+        exactly = max(_EXACT, 1e-4 * decrease)
+        following = _minimise_corrected(problem, part, sums, point, box.around(point, step), exactly)
         if decrease < _CLOSE:
-            return Optimum(model.point, sums, True, iterations, model.held, decrease)
-        point, last = model.point, sums.loss
+            return Optimum(following, sums, True, iterations, held, decrease)
+        point, last = following, sums.loss
     return problem.minimise(whole, *start, TOLERANCE)
 
 
-def _minimise_corrected(problem: _Problem, part: Objective, whole: FitSums, at: Point) -> Optimum:
+def _minimise_corrected(
+    problem: _Problem, part: Objective, whole: FitSums, at: Point, box: Box, tolerance: float
+) -> Point:
     here = problem.sums(part, *at)
     less = FitSums.of(map(sub, whole.numbers(), here.numbers()))
 
@@ -186,7 +217,7 @@ def _minimise_corrected(problem: _Problem, part: Objective, whole: FitSums, at: 
             hessian=(there.hessian[0] + tt, there.hessian[1] + tg, there.hessian[2] + gg),
         )
 
-    return minimise(corrected, at, problem.box, _EXACT)
+    return minimise(corrected, at, box, tolerance).point
 
 
 def _basins(problem: _Problem, few: Objective, plain: Point) -> list[Point]:
@@ -198,16 +229,6 @@ def _basins(problem: _Problem, few: Objective, plain: Point) -> list[Point]:
     if all(abs(gamma) > _NEAR for _, gamma in points):
         points.append(plain)  # on a few rows the basin of γ = 0 may have been lost by chance
     return points
-
-
-def _promising(problem: _Problem, part: Objective, points: list[Point]) -> list[Point]:
-    """Drop the basins whose floor, by the quadratic model at a first look, is clearly the higher one."""
-    if len(points) == 1:
-        return points
-    looks = _distinct([problem.minimise(part, *point, math.inf) for point in points])
-    floors = [look.loss for look in looks]
-    slack = max(look.decrease for look in looks) + 1e-9
-    return [look.point for look, floor in zip(looks, floors, strict=True) if floor <= min(floors) + slack]
 
 
 def _shift(gamma: float) -> float:

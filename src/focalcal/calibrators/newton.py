@@ -57,6 +57,11 @@ class Box:
         (a, b), (c, d) = self.low, self.high
         return min(max(point[0], a), c), min(max(point[1], b), d)
 
+    def around(self, point: Point, step: Point) -> Box:
+        """Return the part of the box within twice a step of a point, whatever the step's direction."""
+        t, g = 2 * abs(step[0]) + 1e-9, 2 * abs(step[1]) + 1e-9 * (self.low[1] < self.high[1])
+        return Box(self.clip((point[0] - t, point[1] - g)), self.clip((point[0] + t, point[1] + g)))
+
     def held(self, point: Point, gradient: Point) -> tuple[bool, bool]:
         """Return which parameters are fixed or pushed against a bound."""
         return self._held(0, point, gradient), self._held(1, point, gradient)

@@ -30,21 +30,26 @@ typedef struct {
     VEC scale, offset, centre, variance; /* q = e scale, log q = u + offset */
 } NAME(row);
 
-/* Add `count` vectors, `step` apart. In three short loops, since a processor looks ahead only some dozens of
+/* Add `count` vectors, `step` apart. In short loops, since a processor looks ahead only some dozens of
  * operations: in one long loop each would wait for the one before. */
 INLINE void NAME(add_tail)(const REAL *u, const REAL *e, ptrdiff_t step, ptrdiff_t count, NAME(row) row, REAL gamma,
                            NAME(tail) * sums) {
-    VEC logs[WIDEN], powers[WIDEN];
+    VEC logs[WIDEN], weights[WIDEN], inverses[WIDEN], ones[WIDEN];
     for (ptrdiff_t i = 0; i < count; i++) logs[i] = NAME(log_half)(NAME(load)(e + i * step) * row.scale);
-    for (ptrdiff_t i = 0; i < count; i++) powers[i] = NAME(exp)(((REAL)1 - gamma) * logs[i]);
     for (ptrdiff_t i = 0; i < count; i++) {
-        VEC below = NAME(load)(u + i * step), size = NAME(load)(e + i * step), shift = row.centre - below;
-        VEC q = size * row.scale, v = (REAL)1 - q, ql = q * (below + row.offset), gql = gamma * ql, w = v - gql;
-        VEC both = (REAL)1 / (v * w), inverse = both * v, one = both * w;
-        VEC odds = q * one, qi = q * inverse, b = ql * inverse;
-        VEC a = (((REAL)1 + gamma) * q + gql) * inverse, slope = (gamma - (REAL)1) * odds + a + (REAL)1;
-        VEC bend = (gamma - (REAL)1) * odds * one + a + gamma * qi + a * a, mixed = odds + qi + b + a * b;
-        VEC weight = size * powers[i] * inverse, t = slope * shift, g = b - logs[i], wt = weight * t, wg = weight * g;
+        VEC q = NAME(load)(e + i * step) * row.scale, v = (REAL)1 - q;
+        VEC w = v - gamma * q * (NAME(load)(u + i * step) + row.offset), both = (REAL)1 / (v * w);
+        inverses[i] = both * v;
+        ones[i] = both * w;
+    }
+    for (ptrdiff_t i = 0; i < count; i++)
+        weights[i] = NAME(load)(e + i * step) * inverses[i] * NAME(exp)(((REAL)1 - gamma) * logs[i]);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        VEC below = NAME(load)(u + i * step), q = NAME(load)(e + i * step) * row.scale, shift = row.centre - below;
+        VEC weight = weights[i], odds = q * ones[i], qi = q * inverses[i], b = qi * (below + row.offset);
+        VEC a = ((REAL)1 + gamma) * qi + gamma * b, slope = (gamma - (REAL)1) * odds + a + (REAL)1;
+        VEC bend = (gamma - (REAL)1) * odds * ones[i] + gamma * qi + a * a + a, mixed = a * b + odds + qi + b;
+        VEC t = slope * shift, g = b - logs[i], wt = weight * t, wg = weight * g;
         sums->total += weight;
         sums->t += wt;
         sums->g += wg;
