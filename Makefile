@@ -19,9 +19,8 @@ help: ## Show what there is to make
 demo: $(VENV)/.demo ## Train, calibrate and judge a small network on handwritten digits
 	@$(BIN)/focalcal demo --output-dir focalcal-demo
 
-test: lint ## Run every check
+test: lint sanitize ## Run every check; the tests come last
 	$(BIN)/python -m pytest
-	@$(MAKE) --no-print-directory sanitize
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

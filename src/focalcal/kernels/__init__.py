@@ -2,7 +2,8 @@
 
 `reference` is the readable NumPy version that defines what is true. Environment variables:
 FOCALCAL_KERNELS=reference does everything in NumPy; FOCALCAL_SIMD=baseline (avx2, avx512) chooses the vector
-instructions of the compiled loops, by default the widest of the processor.
+instructions of the compiled loops, by default avx2 where the processor has it. avx512 has been tested with
+emulated vectors only, so it has to be asked for. FOCALCAL_THREADS=1 keeps fits and judgements to one thread.
 """
 
 from __future__ import annotations
