@@ -90,7 +90,7 @@ def read_ahead(items: Iterator[T], interrupt: Callable[[], None]) -> Generator[T
     thread = threading.Thread(target=read, name="focalcal-read", daemon=True)
     thread.start()
     try:
-        while (told := ready.get())[0] == "item":
+        while (told := _patiently(ready))[0] == "item":
             yield told[1]
         if told[0] == "error":
             raise told[1]
@@ -101,6 +101,13 @@ def read_ahead(items: Iterator[T], interrupt: Callable[[], None]) -> Generator[T
             with suppress(queue.Empty):
                 ready.get_nowait()
             thread.join(0.01)
+
+
+def _patiently(ready: queue.Queue[tuple[str, Any]]) -> tuple[str, Any]:
+    """Wait for the next item, but look up now and then: a signal may have reached another thread."""
+    while True:
+        with suppress(queue.Empty):
+            return ready.get(timeout=0.2)
 
 
 def ask(query: Callable[[], T], interrupt: Callable[[], None]) -> T:
