@@ -20,6 +20,7 @@ import typer
 from scipy.special import softmax
 
 import focalcal
+import focalcal.kernels
 from focalcal import cli, jobs
 from focalcal._console import Progress
 from focalcal.cli import main
@@ -363,10 +364,11 @@ def test_a_closed_pipe_is_no_error():
 
 class TestHelp:
     def test_version_and_no_arguments(self, capsys):
-        assert succeed(capsys, "--version") == f"focalcal {focalcal.__version__}\n"
+        line = f"focalcal {focalcal.__version__}, row loops: {focalcal.kernels.describe()}\n"
+        assert succeed(capsys, "--version") == line
         assert succeed(capsys) == succeed(capsys, "--help")
         ran = subprocess.run([sys.executable, "-m", "focalcal", "--version"], capture_output=True, text=True)
-        assert (ran.returncode, ran.stdout) == (0, f"focalcal {focalcal.__version__}\n")
+        assert (ran.returncode, ran.stdout) == (0, line)
 
     def commands(self):
         return typer.main.get_command(cli.app).commands

@@ -42,10 +42,12 @@ def level(request):
 def each_level():
     """Use one width after the other within a test."""
     rows, before = kernels.compiled(), kernels.compiled().level()
-    for name in LEVELS:
-        rows.set_level(name)
-        yield name
-    rows.set_level(before)
+    try:
+        for name in LEVELS:
+            rows.set_level(name)
+            yield name
+    finally:
+        rows.set_level(before)
 
 
 def test_the_loops_are_built_where_there_is_a_compiler():

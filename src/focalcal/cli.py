@@ -39,7 +39,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"focalcal {__version__}\n")
+        from focalcal import kernels
+
+        sys.stdout.write(f"focalcal {__version__}, row loops: {kernels.describe()}\n")
         raise typer.Exit
 
 
