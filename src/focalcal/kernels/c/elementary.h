@@ -73,8 +73,8 @@ INLINE VEC NAME(exp)(VEC x) {
 
 /* log1p(f) for small f, given a polynomial for it: with s = f/(2 + f), log1p(f) = 2 artanh(s), and 2s is
  * f - s·f, so that the rounding of s touches only what is small beside f. `far` is added to the small part. */
-#define LOG_CORE(c, f, far)                                                                                  \
-    VEC s = (f) / ((REAL)2 + (f)), z = s * s, half = (REAL)0.5 * (f) * (f);                                  \
+#define LOG_CORE(c, f, over, far)                                                                            \
+    VEC s = (over), z = s * s, half = (REAL)0.5 * (f) * (f);                                                 \
     VEC small = half - (s * (half + z * POLYNOMIAL(c, z)) + (far));
 
 /* log of a positive normal number; -inf for 0 and what is too small to be normal. */
@@ -85,7 +85,7 @@ INLINE VEC NAME(log)(VEC x) {
     VEC m = (VEC)(bits - ((BITS)whole << MANTISSA));
     VEC k = (VEC)((MASK)NAME(splat)(ROUND) + whole) - ROUND;
     VEC f = m - (REAL)1;
-    LOG_CORE(NAME(LOG), f, k * LN2_LOW)
+    LOG_CORE(NAME(LOG), f, f / ((REAL)2 + f), k * LN2_LOW)
     VEC value = k * LN2_HIGH - (small - f);
     return NAME(select)((MASK)(x >= (REAL)SMALLEST), value, NAME(splat)((REAL)-INFINITY));
 }
@@ -100,7 +100,14 @@ INLINE VEC NAME(log1p)(VEC x) {
 /* log(1 - q) for q in [0, 1/2], to full relative accuracy. */
 INLINE VEC NAME(log_half)(VEC q) {
     VEC f = -q;
-    LOG_CORE(NAME(HALF), f, (REAL)0)
+    LOG_CORE(NAME(HALF), f, f / ((REAL)2 + f), (REAL)0)
+    return f - small;
+}
+
+/* The same for who knows 1 / (2 - q). */
+INLINE VEC NAME(log_half_over)(VEC q, VEC over) {
+    VEC f = -q;
+    LOG_CORE(NAME(HALF), f, f * over, (REAL)0)
     return f - small;
 }
 

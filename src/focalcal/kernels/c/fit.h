@@ -35,13 +35,17 @@ typedef struct {
 INLINE void NAME(add_tail)(const REAL *u, const REAL *e, ptrdiff_t step, ptrdiff_t count, NAME(row) row, REAL gamma,
                            NAME(tail) * sums) {
     VEC logs[WIDEN], weights[WIDEN], inverses[WIDEN], ones[WIDEN];
-    for (ptrdiff_t i = 0; i < count; i++) logs[i] = NAME(log_half)(NAME(load)(e + i * step) * row.scale);
     for (ptrdiff_t i = 0; i < count; i++) {
-        VEC q = NAME(load)(e + i * step) * row.scale, v = (REAL)1 - q;
-        VEC w = v - gamma * q * (NAME(load)(u + i * step) + row.offset), both = (REAL)1 / (v * w);
-        inverses[i] = both * v;
-        ones[i] = both * w;
+        /* 1/(2 - q), 1/v and 1/w from one division, the slowest operation here */
+        VEC q = NAME(load)(e + i * step) * row.scale, v = (REAL)1 - q, two = (REAL)2 - q;
+        VEC w = v - gamma * q * (NAME(load)(u + i * step) + row.offset), both = v * w;
+        VEC all = (REAL)1 / (two * both), rest = two * all;
+        logs[i] = both * all;
+        inverses[i] = rest * v;
+        ones[i] = rest * w;
     }
+    for (ptrdiff_t i = 0; i < count; i++)
+        logs[i] = NAME(log_half_over)(NAME(load)(e + i * step) * row.scale, logs[i]);
     for (ptrdiff_t i = 0; i < count; i++)
         weights[i] = NAME(load)(e + i * step) * inverses[i] * NAME(exp)(((REAL)1 - gamma) * logs[i]);
     for (ptrdiff_t i = 0; i < count; i++) {
