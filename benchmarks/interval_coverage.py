@@ -129,7 +129,7 @@ def measure_bootstrap(scenario, repetitions, seed):
         }
         for name, statistic in statistics.items():
             least = None if name == "mean_gap" else 0.0
-            found = bootstrap(cells, statistic, draws=400, seed=repetition, least=least)
+            found = bootstrap(cells, statistic, draws=200, seed=repetition, least=least)
             above[name] += found.low > truth[name] + 1e-12
             below[name] += found.high < truth[name] - 1e-12
     high, low = ({name: c[name] / repetitions for name in truth} for c in (above, below))
