@@ -24,7 +24,7 @@ from focalcal.bins import BinSums, bin_classes, bin_rows, equal_width_edges
 from focalcal.confidences import Confidences
 from focalcal.kernels import loops
 from focalcal.moments import MeanSums, sum_rows
-from focalcal.rows import Block, Rows, Source, as_rows, in_blocks
+from focalcal.rows import Block, Rows, as_rows, in_blocks, is_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ def judge(
     **options: Any,
 ) -> tuple[Judged, Rows]:
     """Check the input and sum over its rows in one pass, with the options of `Pass`."""
-    if isinstance(y_true, Source):
+    if is_source(y_true):
         y_true, y_prob, kind = y_prob, y_true, y_true.input
     rows, _ = as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor, name="y_prob")
     return rows.map_sum(Pass(rows.kind, **options)), rows

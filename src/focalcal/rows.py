@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,13 @@ from focalcal._validate import (
 from focalcal.engine import Mergeable, map_sum, row_slices
 from focalcal.labels import as_labels, encode, find_classes
 
-#: Tasks that rows in memory are cut into; fixed, so that sums do not depend on the number of workers.
+#: Tasks that rows in memory are cut into, more of them beyond 2²⁸ numbers; not by the number of workers, so
+#: that sums do not depend on it.
 _TASKS = 16
 
-#: Numbers below which one task is faster than several threads, which cost half a millisecond to start.
-_WORTH_SPLITTING = 1 << 21
+#: Numbers below which one thread does it all, in less than a tenth of a second: threads cost half a
+#: millisecond to start, and CPU time where two of them share a core.
+_WORTH_SPLITTING = 1 << 24
 
 #: Rows that stay together when a sample is taken.
 CHUNK = 64
@@ -111,7 +113,6 @@ class Rows(Protocol):
         ...
 
 
-@runtime_checkable
 class Source(Protocol):
     """Predictions with labels that know how to be read, such as `focalcal.open_scores` returns."""
 
@@ -123,6 +124,11 @@ class Source(Protocol):
     def rows(self, classes: Any = None, executor: Executor | None = None) -> tuple[Rows, NDArray[Any]]:
         """Return the rows, to be summed over by the executor, and the class of each column."""
         ...
+
+
+def is_source(X: Any) -> TypeGuard[Source]:
+    """Say whether X is a `Source`; checking the protocol itself would cost as much as a small fit's pass."""
+    return hasattr(X, "rows") and hasattr(X, "input")
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,8 @@ class ArrayRows:
         whole = Block(self.scores, self.codes, self.weight, 0, self.segment, self.segments)
         if self.n * self.n_classes < _WORTH_SPLITTING and self.executor is None:
             return task(whole)
-        bounds = sorted({self.n * i // _TASKS for i in range(_TASKS + 1)})
+        tasks = max(_TASKS, self.n * self.n_classes >> 24)  # what a task keeps a row stays small
+        bounds = sorted({self.n * i // tasks for i in range(tasks + 1)})
         blocks = (whole.part(slice(low, high)) for low, high in pairwise(bounds))
         return map_sum(task, blocks, self.executor, threads=task.threads)
 
@@ -195,7 +202,7 @@ def as_rows(
     X may be a `Source`, which holds labels and weights itself. The values of the scores are left to
     whoever reads them first: see `CheckValues`.
     """
-    if isinstance(X, Source):
+    if is_source(X):
         check_alone(X.input, kind, y, sample_weight)
         return X.rows(classes, executor)
     scores = as_scores(X, name)

@@ -24,7 +24,7 @@ from focalcal._validate import (
 from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.objective import Objective
-from focalcal.rows import ArrayRows, Source, as_rows
+from focalcal.rows import ArrayRows, as_rows, is_source
 
 
 class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -85,14 +85,14 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         CalibrationWarning
             For each of the `diagnostics_.messages()`.
         """
-        if y is None and not isinstance(X, Source):
+        if y is None and not is_source(X):
             raise ValueError(
                 f"Expected labels: {type(self).__name__} requires y to be passed, but the target y is None."
             )
         kind = check_input(self.input)
         self._check_settings()
         rows, classes = as_rows(X, y, sample_weight, kind, self.classes, executor)
-        if isinstance(rows, ArrayRows) and not isinstance(X, Source):
+        if isinstance(rows, ArrayRows) and not is_source(X):
             validate_data(self, _table(X, rows.scores), skip_check_array=True)
         else:
             self.n_features_in_ = rows.n_classes
