@@ -25,6 +25,7 @@ import numpy as np
 import focalcal
 from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES
 from focalcal.calibrators.objective import Objective
+from focalcal.rows import as_rows
 
 METHODS = ("ts", "fts")
 
@@ -39,7 +40,8 @@ def run(*arguments: str) -> dict:
 
 def grid_optimum(scores: np.ndarray, labels: np.ndarray, kind: str) -> dict[str, float]:
     """Return the lowest mean NLL of the paper's grid, with γ = 0 and over all γ."""
-    objective = Objective(scores, labels, np.arange(scores.shape[1]), None, kind)
+    rows, _ = as_rows(scores, labels, None, kind, None)
+    objective = Objective(rows)
     best = {"ts": math.inf, "fts": math.inf}
     for temperature in GRID_TEMPERATURES:
         for gamma in GRID_GAMMAS:
