@@ -61,9 +61,11 @@ def bootstrap(
 
     Notes
     -----
-    Measured coverage of 95 % intervals (``benchmarks/interval_coverage.py``): see its results. A binned
-    error of nearly calibrated scores is not smooth at 0, and no bootstrap covers it there: use
-    `focalcal.resample.estimate_gap_sum`.
+    Measured coverage of 95 % intervals (``benchmarks/results/bootstrap_coverage.txt``, 40 samples in each of
+    17 scenarios, standard error 3.4): `mean_gap` 90 to 98 %; `ks_error` 90 to 98 % where scores are clearly
+    miscalibrated, down to 73 % where they nearly are not; a binned error down to 45 %. The last two are not
+    smooth at 0, and no bootstrap covers them there: for binned errors use
+    `focalcal.resample.estimate_gap_sum`, which does and costs as little.
 
     References
     ----------
