@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sanitize format clean
+.PHONY: help demo test lint sanitize browser format clean
 
 help: ## Show what there is to make
 	@echo "make demo    the main job on real data, no file needed: prints the verdict, writes report.html"
@@ -19,7 +19,7 @@ help: ## Show what there is to make
 demo: $(VENV)/.demo ## Train, calibrate and judge a small network on handwritten digits
 	@$(BIN)/focalcal demo --output-dir focalcal-demo
 
-test: lint sanitize ## Run every check; the tests come last
+test: lint sanitize browser ## Run every check; the tests come last
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
@@ -37,6 +37,13 @@ sanitize: $(VENV)/.test
 		$(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib && \
 	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 FOCALCAL_EXAMPLES=15 \
 		PYTHONPATH=build/sanitize/lib $(BIN)/python -m pytest -p no:cacheprovider -k "not real" tests/test_compiled*.py
+
+# The pages are tested in a real browser. Where it can be neither found nor installed, their tests are skipped.
+browser:
+	@command -v chromium chromium-browser google-chrome chrome >/dev/null || \
+	{ echo "Installing Chromium (once) ..."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	  echo "make browser: no Chromium, and apt-get could not install it: the tests of pages are skipped"; }
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,10 @@
 """Settings that every test shares."""
 
 import warnings
+from collections.abc import Iterator
 
+import pytest
+from browser import Browser, running
 from hypothesis import settings
 
 from focalcal import kernels
@@ -14,3 +17,9 @@ settings.load_profile("focalcal")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     kernels.compiled()
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop would be in the way of other tests'
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; see `browser.Browser.open`."""
+    yield from running()

@@ -22,8 +22,8 @@ from scipy.special import softmax
 import focalcal
 import focalcal.kernels
 from focalcal import cli, jobs
-from focalcal._console import Progress
 from focalcal.cli import main
+from focalcal.cli.console import Progress
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 K = 3

@@ -154,22 +154,21 @@ def show(folder: str | os.PathLike[str], *, seed: int = 0) -> None:
     seed : int
         Of the split and of the training.
     """
-    from focalcal import _console
-    from focalcal.cli import app
+    from focalcal.cli import app, console
 
     folder = os.fspath(folder)
     os.makedirs(folder, exist_ok=True)
-    with _console.Progress("Training a network on handwritten digits"):
+    with console.Progress("Training a network on handwritten digits"):
         val, test = write_tables(folder, seed=seed)
-    _console.show_lines(
+    console.show_lines(
         f"Trained a network on only {_TRAINING_ROWS} of scikit-learn's 1,797 handwritten digits: it is surer",
         f"of itself than it should be. Its logits for the other digits are in {val} and {test}.",
     )
     steps = commands(folder, val, test)
     for step in steps:
-        _console.show_lines("", f"$ {shlex.join(['focalcal', *step])}")
+        console.show_lines("", f"$ {shlex.join(['focalcal', *step])}")
         app(step, prog_name="focalcal", standalone_mode=False)
     if steps[-1][0] == "report":
-        _console.show_lines("", f"The report: {os.path.abspath(steps[-1][-1])}")
+        console.show_lines("", f"The report: {os.path.abspath(steps[-1][-1])}")
     else:
-        _console.show_lines("", "For a report with diagrams: pip install 'focalcal[plot]'")
+        console.show_lines("", "For a report with diagrams: pip install 'focalcal[plot]'")

@@ -36,6 +36,8 @@ class Evaluation(Mapping[str, Estimate]):
         Rows and classes.
     bins : BinSums
         The sums behind the reliability diagram of the top class (equal-width bins).
+    classwise : BinSums or None
+        The same for every class's probability, shape (K, B); None for a segment.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class Evaluation(Mapping[str, Estimate]):
     n: int
     n_classes: int
     bins: BinSums
+    classwise: BinSums | None = None
 
     def __getitem__(self, name: str) -> Estimate:
         return self.metrics[name]
@@ -174,4 +177,4 @@ def evaluation_of(sums: Judged, n_classes: int, level: float) -> Evaluation:
         metrics["ece_equal_mass"] = estimate_gap_sum(by_mass, n, level)
     if sums.classwise is not None:
         metrics["classwise_ece"] = estimate_gap_sum(sums.classwise, n, level)
-    return Evaluation(metrics, n, n_classes, sums.top)
+    return Evaluation(metrics, n, n_classes, sums.top, sums.classwise)

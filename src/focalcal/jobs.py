@@ -14,7 +14,7 @@ from focalcal.io.sources import Scores, find_scores
 from focalcal.io.stream import Progress
 
 if TYPE_CHECKING:
-    from focalcal.comparison import Comparison
+    from focalcal.appraisal import Appraisal
 
 
 def fit_file(
@@ -66,7 +66,7 @@ def evaluate_file(
     executor: Executor | None = None,
     progress: Progress | None = None,
     **selection: Any,
-) -> tuple[Comparison, Scores]:
+) -> tuple[Appraisal, Scores]:
     """Judge the predictions in a file, and with a calibrator also what it makes of them, in one pass.
 
     Parameters
@@ -84,10 +84,10 @@ def evaluate_file(
 
     Returns
     -------
-    tuple of Comparison and Scores
+    tuple of Appraisal and Scores
         Evaluations under "before" and, with a calibrator, "after", and the segments; and what was judged.
     """
-    from focalcal.comparison import compare
+    from focalcal.appraisal import appraise
 
     if calibrator is not None and selection.get("classes") is None:
         selection["classes"] = calibrator.classes_
@@ -95,7 +95,7 @@ def evaluate_file(
     if calibrator is not None:
         check_kind(calibrator, scores.input)
         check_order(calibrator, scores.matched)
-    return compare(scores, calibrator, bins=bins, executor=executor), scores
+    return appraise(scores, calibrator, bins=bins, executor=executor), scores
 
 
 def report_file(
@@ -104,7 +104,7 @@ def report_file(
     *,
     title: str | None = None,
     **options: Any,
-) -> Comparison:
+) -> Appraisal:
     """Judge the predictions in a file and write what was found as one HTML file.
 
     Parameters
@@ -118,7 +118,7 @@ def report_file(
 
     Returns
     -------
-    Comparison
+    Appraisal
         As of `evaluate_file`.
     """
     from focalcal.reporting import report

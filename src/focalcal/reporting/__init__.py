@@ -13,7 +13,7 @@ import numpy as np
 
 import focalcal
 from focalcal._validate import check_evaluations, optional_module
-from focalcal.comparison import Segment
+from focalcal.appraisal import Segment
 from focalcal.evaluation import Evaluation
 from focalcal.io.files import written_aside
 from focalcal.reporting.figures import diagram_svg
@@ -52,7 +52,7 @@ def report(
     notes : sequence of str, optional
         Sentences added to "What was done", e.g. the files that were read.
     segments : sequence of Segment, optional
-        As of `focalcal.comparison.compare`: a table of them is added.
+        As of `focalcal.appraisal.appraise`: a table of them is added.
     by : str, optional
         The column whose values they are.
 

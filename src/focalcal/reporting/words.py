@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from focalcal.comparison import Segment
+from focalcal.appraisal import Segment
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.gap_interval import error_by_chance

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import focalcal.comparison
+import focalcal.appraisal
 from focalcal import FocalTemperatureScaling, evaluate, open_scores
-from focalcal.comparison import JudgeAll, compare
+from focalcal.appraisal import JudgeAll, appraise
 from focalcal.judging import Pass
 from predictions import draw
 
@@ -35,7 +35,7 @@ def path(tmp_path, data, request, monkeypatch):
     if request.param == "stream":
         monkeypatch.setattr("focalcal.io.sources.IN_MEMORY", 0)
         monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 1 << 12)
-    monkeypatch.setattr("focalcal.comparison._PIECE", 1 << 10)
+    monkeypatch.setattr("focalcal.appraisal._PIECE", 1 << 10)
     z, y, language = data
     columns = {f"z{j}": z[:, j] for j in range(K)}
     others = {"y": y, "language": LANGUAGES[language].tolist(), "year": 2020 + language, "w": (y + 1) / 2}
@@ -57,7 +57,7 @@ def test_each_number_is_that_of_judging_alone(path, data, calibrator, weighted):
     w = (y + 1) / 2 if weighted else None
     options = {"weight": "w"} if weighted else {}
     scores = open_scores(path, logits="z*", label="y", by="language", **options)
-    found = compare(scores, calibrator)
+    found = appraise(scores, calibrator)
     after = calibrator.transform(z)
     agree(found.evaluations["before"], evaluate(y, z, w, input="logits"))
     agree(found.evaluations["after"], evaluate(y, after, w, input="logits"))
@@ -72,7 +72,7 @@ def test_each_number_is_that_of_judging_alone(path, data, calibrator, weighted):
 
 
 def test_the_surest_error_comes_first(path):
-    found = compare(open_scores(path, logits="z*", label="y", by="language"))
+    found = appraise(open_scores(path, logits="z*", label="y", by="language"))
     ends = [one.evaluations["before"]["ece"].low for one in found.segments]
     assert ends == sorted(ends, reverse=True)
     assert found.segments[0].value == "en"
@@ -80,32 +80,32 @@ def test_the_surest_error_comes_first(path):
 
 def test_numbers_conditions_and_plain_values(path):
     scores = open_scores(path, logits="z*", label="y", by="year", where="year < 2022")
-    found = compare(scores)
+    found = appraise(scores)
     assert sorted(one.value for one in found.segments) == ["2020", "2021"]
     document = found.to_dict()
     assert document["n"] == found.n == sum(one["n"] for one in document["segments"])
     assert document["segments"][0]["before"]["nll"]["value"] > 0
-    assert "segments" not in compare(open_scores(path, logits="z*", label="y")).to_dict()
+    assert "segments" not in appraise(open_scores(path, logits="z*", label="y")).to_dict()
 
 
 def test_npz(tmp_path, data):
     z, y, language = data
     year = np.where(language == 2, np.nan, 2020.0 + language)
     np.savez(tmp_path / "a.npz", logits=z, y=y, year=year, ok=language > 0, keep=np.arange(N) % 2)
-    found = compare(open_scores(tmp_path / "a.npz", by="year", where="keep = 1"))
+    found = appraise(open_scores(tmp_path / "a.npz", by="year", where="keep = 1"))
     rows = {
         None if np.isnan(v) else str(v): int(n) for v, n in zip(*np.unique(year[1::2], return_counts=True))
     }
     assert {one.value: one.n for one in found.segments} == rows
-    found = compare(open_scores(tmp_path / "a.npz", by="ok"))
+    found = appraise(open_scores(tmp_path / "a.npz", by="ok"))
     assert sorted(one.value for one in found.segments) == ["false", "true"]
 
 
 def test_too_many_segments(path, monkeypatch):
-    monkeypatch.setattr(focalcal.comparison, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(focalcal.appraisal, "MAX_SEGMENTS", 3)
     scores = open_scores(path, logits="z*", label="y", by="language")
     with pytest.raises(ValueError, match=r"at most 3 different values .*--by\), got more: .*, …. Name"):
-        compare(scores)
+        appraise(scores)
 
 
 def test_segments_of_one_row_and_of_no_weight(tmp_path):
@@ -119,7 +119,7 @@ def test_segments_of_one_row_and_of_no_weight(tmp_path):
         "s": list("abbccc"),
     }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    found = compare(open_scores(tmp_path / "a.parquet", logits="z*", label="y", weight="w", by="s"))
+    found = appraise(open_scores(tmp_path / "a.parquet", logits="z*", label="y", weight="w", by="s"))
     assert sorted((one.value, one.n) for one in found.segments) == [("a", 1), ("c", 3)]
     one = next(one for one in found.segments if one.value == "a")
     agree(one.evaluations["before"], evaluate(y[:1], z[:1], input="logits"))
@@ -143,7 +143,7 @@ def test_no_copy_of_all_scores_is_calibrated(calibrator, data):
 
             return ArrayRows(np.tile(data[0], (100, 1)), np.tile(data[1], 100), None, "logits"), np.arange(K)
 
-    found = compare(Held(), Watched())
+    found = appraise(Held(), Watched())
     assert found.n == sum(seen) == 100 * N
     assert max(seen) <= (1 << 18) // K
 

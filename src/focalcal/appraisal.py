@@ -43,7 +43,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Appraisal:
     """What was found: evaluations under "before" and, with a calibrator, "after"; and the segments.
 
     Segments come with the largest error first, by what is sure of it: by the lower end of the ECE's
@@ -68,8 +68,8 @@ Sums = dict[str, Judged]
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared:
-    """The sums behind a comparison; adding two merges their rows, segment by segment."""
+class _Appraised:
+    """The sums behind an appraisal; adding two merges their rows, segment by segment."""
 
     sums: Sums
     segments: dict[str | None, Sums]
@@ -108,17 +108,17 @@ class JudgeAll:
         """Whether it releases the interpreter lock, so that threads pay."""
         return self.whole.threads
 
-    def __call__(self, block: Block) -> _Compared:
+    def __call__(self, block: Block) -> _Appraised:
         """Return the sums over the rows of a block of any size."""
         pieces = row_slices(len(block), class_count(block.scores), elements=_PIECE)
         total = None
         for rows in pieces:
-            compared = self._compare(block.part(rows))
-            total = compared if total is None else total + compared
+            appraised = self._appraise(block.part(rows))
+            total = appraised if total is None else total + appraised
         assert total is not None
         return total
 
-    def _compare(self, block: Block) -> _Compared:
+    def _appraise(self, block: Block) -> _Appraised:
         blocks = {"before": (self.whole, block)}
         sums = {"before": self.whole(block)}  # it finds values that cannot be right, and their rows
         if self.calibrator is not None:
@@ -131,7 +131,7 @@ class JudgeAll:
                 few = replace(judge, with_classes=False, with_confidence=False)
                 for value, part in _parted(whole):
                     segments.setdefault(value, {})[name] = few(part)
-        return _Compared(sums, segments)
+        return _Appraised(sums, segments)
 
 
 def _parted(block: Block) -> Iterator[tuple[str | None, Block]]:
@@ -148,14 +148,14 @@ def _parted(block: Block) -> Iterator[tuple[str | None, Block]]:
         yield value, Block(scores[rows], codes[rows], None if weight is None else weight[rows], block.first)
 
 
-def compare(
+def appraise(
     scores: Source,
     calibrator: Any = None,
     *,
     bins: int = 15,
     level: float = 0.95,
     executor: Executor | None = None,
-) -> Comparison:
+) -> Appraisal:
     """Judge predictions, what a calibrator makes of them, and their segments, in one pass.
 
     Parameters
@@ -169,7 +169,7 @@ def compare(
 
     Returns
     -------
-    Comparison
+    Appraisal
 
     Raises
     ------
@@ -183,17 +183,17 @@ def compare(
     bins, level = check_bins(bins), check_level(level)
     rows, _ = scores.rows(None, executor)
     whole = Pass(scores.input, bins, with_classes=True, with_confidence=True)
-    compared = rows.map_sum(JudgeAll(whole, calibrator))
-    for sums in compared.sums.values():
+    appraised = rows.map_sum(JudgeAll(whole, calibrator))
+    for sums in appraised.sums.values():
         warn_of_impossible(sums, rows.n)
     segments = [
         Segment(value, {name: evaluation_of(one, rows.n_classes, level) for name, one in sums.items()})
-        for value, sums in compared.segments.items()
+        for value, sums in appraised.segments.items()
         if sums["before"].nll.weight > 0
     ]
     segments.sort(key=_by_error)
-    evaluations = {name: evaluation_of(one, rows.n_classes, level) for name, one in compared.sums.items()}
-    return Comparison(evaluations, segments)
+    evaluations = {name: evaluation_of(one, rows.n_classes, level) for name, one in appraised.sums.items()}
+    return Appraisal(evaluations, segments)
 
 
 def _by_error(segment: Segment) -> Any:

@@ -1,0 +1,121 @@
+"""Commands that judge predictions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from focalcal.cli.options import (
+    Bins,
+    By,
+    Classes,
+    Json,
+    Label,
+    Logits,
+    Probs,
+    Scheduler,
+    Table,
+    Weight,
+    Where,
+    selection,
+)
+
+
+def evaluate(
+    table: Table,
+    logits: Logits = None,
+    probs: Probs = None,
+    label: Label = None,
+    calibrator: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A calibrator: judge its probabilities too, before and after."),
+    ] = None,
+    weight: Weight = None,
+    where: Where = None,
+    classes: Classes = None,
+    by: By = None,
+    bins: Bins = 15,
+    scheduler: Scheduler = None,
+    json: Json = False,
+) -> None:
+    """Judge probabilities, each number with its interval.
+
+    NLL and Brier score fall as probabilities get better. ECE is the mean gap between confidence and accuracy:
+    0.05 means that they are five points apart on average.
+
+    \b
+    Examples:
+      focalcal evaluate test.parquet --logits 'z*' --label y --calibrator cal.json
+      focalcal evaluate calibrated.csv --probs 'p_*' --label y --json
+      focalcal evaluate 'predictions/*.parquet' --logits 'z*' --label y --by language
+    """
+    from focalcal import cluster, jobs
+    from focalcal.calibrators import load
+    from focalcal.cli import console
+
+    options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
+    with (
+        console.collected_warnings() as notes,
+        console.Progress(f"Judging {table}") as progress,
+        cluster.executor(scheduler) as executor,
+    ):
+        options |= {"executor": executor, "progress": progress.told}
+        fitted = None if calibrator is None else load(calibrator)
+        found, _ = jobs.evaluate_file(table, calibrator=fitted, **options)
+    if json:
+        console.show_json("evaluate", {**found.to_dict(), "notes": notes})
+        return
+    console.show_evaluations(found.evaluations)
+    if by is not None:
+        console.show_segments(by, found.segments)
+    console.show_notes(notes)
+
+
+def report(
+    table: Table,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the report, one HTML file.")
+    ],
+    logits: Logits = None,
+    probs: Probs = None,
+    label: Label = None,
+    calibrator: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A calibrator: show the probabilities before and after."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Heading of the report.")] = None,
+    weight: Weight = None,
+    where: Where = None,
+    classes: Classes = None,
+    by: By = None,
+    bins: Bins = 15,
+    scheduler: Scheduler = None,
+    json: Json = False,
+) -> None:
+    """Write a report with diagrams and plain words.
+
+    It is one HTML file that needs no network, to open, send and keep.
+
+    \b
+    Examples:
+      focalcal report test.parquet --logits 'z*' --label y --calibrator cal.json -o report.html
+    """
+    from focalcal import cluster, jobs
+    from focalcal.calibrators import load
+    from focalcal.cli import console
+
+    options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
+    with (
+        console.collected_warnings() as notes,
+        console.Progress(f"Judging {table}") as progress,
+        cluster.executor(scheduler) as executor,
+    ):
+        options |= {"executor": executor, "progress": progress.told}
+        fitted = None if calibrator is None else load(calibrator)
+        found = jobs.report_file(table, output, calibrator=fitted, title=title, **options)
+    if json:
+        console.show_json("report", {"output": output, **found.to_dict(), "notes": notes})
+        return
+    console.show_notes(notes)
+    console.show_lines(f"Wrote {output}: open it in a browser")
