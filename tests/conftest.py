@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-from browser import Browser, running
 from hypothesis import settings
 
+from browser import Browser, running
 from focalcal import kernels
 
 # examples are the same in every run, and a busy machine is no failure
