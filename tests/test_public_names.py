@@ -22,6 +22,7 @@ NAMES = [
     "classwise_ece",
     "ece",
     "evaluate",
+    "explore",
     "focal_loss",
     "focal_map",
     "inverse_focal_map",

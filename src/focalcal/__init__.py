@@ -30,6 +30,7 @@ _HOME = {
     "Evaluation": "metrics",
     "ReliabilityDisplay": "plots",
     "report": "reporting",
+    "explore": "explorer",
     "open_scores": "io",
     "CalibrationWarning": "_validate",
 }

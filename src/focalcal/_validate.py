@@ -66,9 +66,14 @@ def check_level(level: float) -> float:
 
 def check_bins(bins: int) -> int:
     """Check a number of bins."""
-    if isinstance(bins, bool) or int(bins) != bins or bins < 1:
-        raise ValueError(f"Expected bins to be a whole number >= 1, got {bins!r}.")
-    return int(bins)
+    return check_count("bins", bins)
+
+
+def check_count(name: str, count: int) -> int:
+    """Check a number of things."""
+    if isinstance(count, bool) or int(count) != count or count < 1:
+        raise ValueError(f"Expected {name} to be a whole number >= 1, got {count!r}.")
+    return int(count)
 
 
 def check_evaluations(evaluations: Any) -> None:

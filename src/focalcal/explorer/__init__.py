@@ -1,0 +1,130 @@
+"""Write the explorer: one self-contained HTML page with the papers' figures, moved by sliders."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import focalcal
+from focalcal._validate import check_input
+from focalcal.explorer.embedding import Embedded, embed, safe_json
+from focalcal.io.files import written_aside
+from focalcal.rows import as_rows, is_source
+
+__all__ = ["explore"]
+
+#: The page's script in the order its parts build on each other.
+SCRIPTS = (
+    "maths.js",
+    "charts.js",
+    "controls.js",
+    "binary.js",
+    "simplex.js",
+    "judging.js",
+    "predictions.js",
+    "main.js",
+)
+
+
+def explore(
+    path: str | os.PathLike[str],
+    y_true: Any = None,
+    y_prob: Any = None,
+    sample_weight: Any = None,
+    *,
+    input: str = "probs",
+    classes: Any = None,
+    name: str | None = None,
+    rows: int = 5000,
+    seed: int = 0,
+) -> Path:
+    r"""Write an interactive page about focal loss, its calibration map and temperature scaling.
+
+    Sliders move γ, T and a prediction; with predictions given, the page shows them too: the reliability
+    diagram, NLL and ECE of :math:`\varphi_\gamma(\mathrm{softmax}(z/T))` at any (T, γ).
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write. An existing file is replaced once the new one is complete.
+    y_true, y_prob, sample_weight, input, classes
+        Predictions, optional, as in `focalcal.evaluate`; or alone what `focalcal.open_scores` returns.
+    name : str, optional
+        What the page calls the predictions.
+    rows : int
+        The most rows that the page holds. They are drawn at random, without replacement. It holds fewer of
+        more than 40 classes: at most 200,000 numbers.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If the predictions cannot be right.
+
+    Notes
+    -----
+    The page works without network and holds the rows that were drawn: whoever has the file has them. Of more
+    than 49 classes, it keeps each row's label and 32 largest other logits as they are, and 16 values for all
+    others; it says so.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = explore(f"{folder}/explore.html").read_text(encoding="utf-8")
+    >>> page.startswith("<!doctype html>"), "default-src 'none'" in page
+    (True, True)
+    """
+    if y_true is None and y_prob is None:
+        return write_page(path, None, name)
+    kind = check_input(input)
+    if is_source(y_true):
+        y_true, y_prob, kind = y_prob, y_true, y_true.input
+    found, _ = as_rows(y_prob, y_true, sample_weight, kind, classes, name="y_prob")
+    return write_page(path, embed(found, rows, seed), name)
+
+
+def write_page(path: str | os.PathLike[str], embedded: Embedded | None, name: str | None) -> Path:
+    """Write the page, with predictions or without."""
+    data = None if embedded is None else {**embedded.to_dict(), "name": name or "Your predictions"}
+    script = "\n".join(_part(file) for file in SCRIPTS)
+    style = _part("page.css")
+    page = fill(
+        _part("template.html"),
+        {
+            "script": script,
+            "style": style,
+            # only this very script and style may run or apply, whatever names the data bring along
+            "script_hash": _hash(script),
+            "style_hash": _hash(style),
+            "data": safe_json(data),
+            "version": html.escape(focalcal.__version__),
+        },
+    )
+    with written_aside(path) as aside:
+        Path(aside).write_text(page, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def fill(template: str, parts: dict[str, str]) -> str:
+    """Replace each ``{{ name }}`` once; what is put in is not looked at again."""
+    return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], template)
+
+
+def _part(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
