@@ -76,7 +76,7 @@ class _Cells:
         unit = np.where(unit > 0, unit, 1 / self.largest(variance / self.share))
         moved = np.abs(gap) - (at * unit * (1 + 1e-12))[self.owner] * variance
         shrunk = np.where(gap < 0, -1.0, 1.0) * np.maximum(moved, 0)
-        return np.clip(shrunk, self.share * (self.confidence - 1), self.share * self.confidence)
+        return np.asarray(np.clip(shrunk, self.share * (self.confidence - 1), self.share * self.confidence))
 
 
 @dataclass(frozen=True)
