@@ -26,14 +26,17 @@ NAMES = [
     "focal_loss",
     "focal_map",
     "inverse_focal_map",
+    "ks_error",
     "load",
     "nll",
     "open_scores",
     "proper_focal_loss",
     "raising_threshold",
     "report",
+    "smooth_ece",
     "temperature_bounds",
     "temperature_map",
+    "top_label_ece",
 ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from focalcal.bins import bin_classes, bin_rows, equal_width_edges
-from focalcal.gap_interval import Cells, absolute_deviation, gap_sum_interval, moments
+from focalcal.gap_interval import ClassCells, absolute_deviation, gap_sum_interval, moments
 from focalcal.moments import MeanSums, sum_rows
 from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share, wilson_interval
 from predictions import draw, softmax
@@ -121,8 +121,8 @@ def sample(rng, n, slope=1.0):
 def test_moments_are_those_of_the_plug_in_over_samples(slope):
     rng = np.random.default_rng(0)
     values = np.array([float(sample(rng, 400, slope).gap_sum) for _ in range(3000)])
-    big = Cells.of(sample(rng, 2_000_000, slope))
-    cells = Cells(big.share, big.confidence, big.rate, 400 * big.share, big.bin, 1)
+    big = ClassCells.of(sample(rng, 2_000_000, slope))
+    cells = ClassCells(big.share, big.confidence, big.rate, 400 * big.share, big.bin, 1)
     gap = np.zeros_like(big.share) if slope == 1 else big.gap
     m = moments(cells, gap)
     assert m.mean == pytest.approx(values.mean(), rel=0.03)

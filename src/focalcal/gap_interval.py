@@ -14,34 +14,26 @@ then scaled. With several classes the interval spans both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import betainc, erf, ndtri
+from scipy.special import betainc, erf
 
 from focalcal.bins import Array, BinSums, tally
-
-#: A line of candidates, from a position to the gaps of the cells: 1 is no gap anywhere, 0 the observed
-#: (or pooled) gaps, and below 0 they grow beyond.
-Line = Callable[[float], Array]
+from focalcal.groups import Groups
+from focalcal.inversion import Line, Moments, invert
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The occupied cells, each a bin of one class."""
+class ClassCells(Groups):
+    """The occupied cells, each a bin of one class; shares are over all K classes and sum to 1."""
 
-    share: Array  # (C,) of the total weight, over K classes: sums to 1
-    confidence: Array  # (C,)
-    rate: Array  # (C,) hits
-    rows: Array  # (C,) effective, whole
-    bin: NDArray[np.intp]  # (C,) which bin
+    bin: NDArray[np.intp]  # which bin
     n_classes: int
 
     @classmethod
-    def of(cls, sums: BinSums) -> Cells:
+    def of(cls, sums: BinSums) -> ClassCells:
         """Keep the occupied cells of sums of shape (B,) or (K, B).
 
         The second of two classes mirrors the first, hit for miss: it carries nothing of its own.
@@ -61,22 +53,6 @@ class Cells:
             n_classes,
         )
 
-    @property
-    def gap(self) -> Array:
-        """The observed gap of each cell, times its share."""
-        return self.share * (self.confidence - self.rate)
-
-    def shrinking(self) -> Line:
-        """Return the line of gaps shrunk by a common multiple of their variance."""
-        gap = self.gap
-        # one more row that behaves as announced, so that a cell without misses keeps a variance
-        rate = (self.rows * self.rate + self.confidence) / (self.rows + 1)
-        variance = self.share**2 * np.maximum(rate * (1 - rate), 1e-12) / self.rows
-        unit = float((np.abs(gap) / variance).max()) or float((self.share / variance).min())
-        unit *= 1 + 1e-12  # so that rounding leaves no gap at the end of the line
-        sign = np.where(gap < 0, -1.0, 1.0)
-        return lambda at: self._possible(sign * np.maximum(np.abs(gap) - at * unit * variance, 0))
-
     def pooling(self) -> Line:
         """Return the line of scaled gaps, after shrinking each towards its bin's mean (empirical Bayes)."""
         gap, bins = self.confidence - self.rate, int(self.bin.max()) + 1
@@ -92,29 +68,10 @@ class Cells:
         between = np.maximum(excess, 0) / np.maximum(rows - rows_squared / rows, 1e-9)
         trust = between / (between + noise / self.rows)
         pooled = self.share * (mean + trust * (gap - mean))
-        return lambda at: self._possible(pooled * (1 - at))
-
-    def _possible(self, gap: Array) -> Array:
-        """Keep the hit rates that the gaps imply within [0, 1]."""
-        return np.clip(gap, self.share * (self.confidence - 1), self.share * self.confidence)
+        return lambda at: self.possible(pooled * (1 - at))
 
 
-@dataclass(frozen=True)
-class Moments:
-    """The distribution of T under given true gaps."""
-
-    error: float  # Σ|δ|
-    mean: float
-    sd: float
-    skewness: float
-
-    def quantile(self, probability: float) -> float:
-        """Return the quantile, by Cornish and Fisher's expansion."""
-        z = float(ndtri(probability))
-        return self.mean + self.sd * (z + (z * z - 1) * self.skewness / 6)
-
-
-def moments(cells: Cells, gap: Array) -> Moments:
+def moments(cells: ClassCells, gap: Array) -> Moments:
     """Return the distribution of T = Σ|D| when the true gaps (times shares) are `gap`."""
     size, error = np.abs(gap), float(np.abs(gap).sum())
     rate = (cells.confidence - gap / cells.share).clip(0, 1)
@@ -157,47 +114,13 @@ def _binomial_cdf(k: Array, n: Array, rate: Array) -> Array:
 
 def gap_sum_interval(sums: BinSums, level: float) -> tuple[float, float, float]:
     """Return the standard error of the plug-in error and the ends of the true error's interval."""
-    cells = Cells.of(sums)
-    observed = float(np.abs(cells.gap).sum())
+    cells = ClassCells.of(sums)
     lines = [cells.shrinking()] + ([cells.pooling()] if cells.n_classes > 1 else [])
-
-    def excess(m: Moments, upper: bool) -> float:
-        # near 0 the whole miss probability goes to the side where a miss is possible
-        below = (1 - level) / 2 * min(1.0, m.error / (2 * m.sd))
-        return m.quantile(max(below, 1e-3) if upper else level + below) - observed
-
-    return (
-        _solve(cells, lines[0], lambda m: m.mean - observed, _OUTWARD).sd,
-        min(_solve(cells, line, lambda m: excess(m, False), _INWARD).error for line in lines),
-        max(_solve(cells, line, lambda m: excess(m, True), _OUTWARD).error for line in lines),
-    )
+    tests = [lambda at, line=line: moments(cells, line(at)) for line in lines]
+    return invert(tests, float(np.abs(cells.gap).sum()), level)
 
 
 def error_by_chance(sums: BinSums) -> float:
     """Return the plug-in error that perfectly calibrated rows would show on average."""
-    cells = Cells.of(sums)
+    cells = ClassCells.of(sums)
     return moments(cells, np.zeros_like(cells.share)).mean
-
-
-#: Where to look for the far side of a crossing. At the observed gaps the variance vanishes if every row of
-#: each cell hit (or missed), so the lower end is then looked for just short of them.
-_INWARD = (0.0, *(10.0**power for power in range(-8, 0)))
-_OUTWARD = (0.0, *(-0.5 * 4.0**power for power in range(16)))
-
-
-def _solve(
-    cells: Cells, line: Line, function: Callable[[Moments], float], search: tuple[float, ...]
-) -> Moments:
-    """Return the moments at the candidate where `function` crosses 0; at no gap, if it is above 0 there."""
-
-    def at(position: float) -> float:
-        return function(moments(cells, line(position)))
-
-    if at(1.0) >= 0:
-        return moments(cells, line(1.0))
-    tiny = 1e-14 * float(cells.share.sum())
-    far = next((position for position in search if at(position) > tiny), None)
-    root = (
-        search[0 if search is _INWARD else -1] if far is None else brentq(at, far, 1.0, xtol=1e-5, rtol=1e-5)
-    )
-    return moments(cells, line(float(root)))

@@ -216,10 +216,22 @@ def judge(
     **options: Any,
 ) -> tuple[Judged, Rows]:
     """Check the input and sum over its rows in one pass, with the options of `Pass`."""
+    rows, _ = prepare(y_true, y_prob, sample_weight, kind, classes, executor)
+    return rows.map_sum(Pass(rows.kind, **options)), rows
+
+
+def prepare(
+    y_true: Any,
+    y_prob: Any,
+    sample_weight: Any,
+    kind: str,
+    classes: Any,
+    executor: Executor | None = None,
+) -> tuple[Rows, NDArray[Any]]:
+    """Check the input and return its rows and the class of each column."""
     if is_source(y_true):
         y_true, y_prob, kind = y_prob, y_true, y_true.input
-    rows, _ = as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor, name="y_prob")
-    return rows.map_sum(Pass(rows.kind, **options)), rows
+    return as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor, name="y_prob")
 
 
 def warn_of_impossible(sums: Judged, n: int) -> None:

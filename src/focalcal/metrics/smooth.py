@@ -1,0 +1,104 @@
+"""Smooth ECE: a calibration error without bins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from focalcal._validate import check_choice, check_level
+from focalcal.confidences import Cells
+from focalcal.estimate import Estimate
+from focalcal.events import events_of
+from focalcal.groups import of_cells
+from focalcal.simulation import interval
+from focalcal.smoothing import error_as_relplot, error_exactly, find_width, simulated_error, smoothed_gap
+
+#: Groups that the interval's simulation draws.
+_GROUPS = 400
+
+
+def smooth_ece(
+    y_true: Any,
+    y_prob: Any = None,
+    sample_weight: Any = None,
+    *,
+    input: str = "probs",
+    classes: Any = None,
+    of_class: Any = None,
+    convention: str = "relplot",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    r"""Compute the smooth ECE (smECE): residuals are smoothed by a kernel whose width equals the error.
+
+    Parameters
+    ----------
+    y_true, y_prob, sample_weight, input, classes, level
+        As in `focalcal.evaluate`.
+    of_class : label, optional
+        The class whose probability is judged. By default the top class is: its confidence and hits.
+    convention : {"relplot", "exact"}
+        On the reference implementation's grids, or the paper's integral.
+    seed : int
+        Of the interval's simulation.
+
+    Returns
+    -------
+    Estimate
+        The interval allows for the upward bias, so it may lie below the value.
+
+    Notes
+    -----
+    :math:`\mathrm{smECE}_\sigma = \int_0^1 |E[K_\sigma(c, t)(c - y)]|\,dt` with the Gaussian kernel reflected
+    at 0 and 1, at the σ with :math:`\mathrm{smECE}_\sigma = \sigma` (found by ten bisections, from above).
+
+    The two conventions differ by up to a few percent of the value where many confidences are within 0.001 of
+    1: relplot's grid counts half of what lies at its ends. Elsewhere they agree to three digits.
+
+    Beyond 262,144 rows equal cells of 1/1024 of 1 − c are smoothed instead of rows.
+
+    The interval inverts a test by simulation, along multiples of the smoothed gaps. Measured coverage of 95 %
+    intervals: ``benchmarks/results/coverage.txt``.
+
+    References
+    ----------
+    Błasiok and Nakkiran 2023, arXiv:2309.12236.
+
+    Examples
+    --------
+    >>> sure = smooth_ece([1] * 50 + [0] * 50, [0.9] * 100, of_class=1)  # all at .9, half of them right
+    >>> round(sure.value, 3), sure.low < 0.4 < sure.high
+    (0.4, True)
+    """
+    check_choice("convention", convention, ("relplot", "exact"))
+    level = check_level(level)
+    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class)
+    return estimate_smooth(cells, n, level, convention, seed)
+
+
+def estimate_smooth(
+    cells: Cells, n: int, level: float, convention: str = "relplot", seed: int = 0
+) -> Estimate:
+    """Return the smooth ECE of events with its interval."""
+    place = cells.mean_confidence.clip(0, 1)
+    weight = cells.weight.sum(axis=0)
+    residual = cells.confidence.sum(axis=0) - cells.weight[1]
+    at_width = error_as_relplot if convention == "relplot" else error_exactly
+
+    def error(width: float) -> Any:
+        return at_width(place, residual, weight, width)
+
+    value = float(error(find_width(error)))
+    groups = of_cells(cells, _GROUPS)
+    line = groups.scaling(smoothed_gap(groups))
+    stderr, low, high = interval(groups, line, simulated_error(groups), level, seed=seed)
+    return Estimate(
+        value,
+        stderr if n > 1 else float(np.nan),
+        low,
+        high,
+        n,
+        f"inverted test, 300 simulations, seed {seed}",
+        level,
+    )

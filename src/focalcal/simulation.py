@@ -1,0 +1,47 @@
+"""The distribution of an error under assumed gaps, by drawing what happens to groups of events.
+
+The cost depends on the number of groups (a thousand at most), not of rows. The same seed serves every
+candidate, so that the distribution changes smoothly along a line of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from focalcal.bins import Array
+from focalcal.groups import Groups
+from focalcal.inversion import Line, Moments, Test, invert
+
+#: From the rates of the groups, shape (draws, G), to one value a draw.
+Statistic = Callable[[Array], Array]
+
+
+def draw_rates(groups: Groups, rate: Array, draws: int, seed: int) -> Array:
+    """Return drawn rates of the groups, shape (draws, G): binomial, with the effective number of rows."""
+    rng = np.random.default_rng(seed)
+    # weights make the number fractional: it is rounded up as often as its fraction says
+    rows = np.maximum(np.floor(groups.rows + rng.random(len(rate)) - 1e-9), 1).astype(np.int64)
+    return np.asarray(rng.binomial(rows, rate, size=(draws, len(rate))) / rows)
+
+
+def simulated(groups: Groups, line: Line, statistic: Statistic, draws: int, seed: int) -> Test:
+    """Return the test of a statistic along a line of candidate gaps."""
+
+    def moments(position: float) -> Moments:
+        rate = groups.rates(line(position))
+        values = statistic(draw_rates(groups, rate, draws, seed))
+        mean, sd = float(values.mean()), max(float(values.std(ddof=1)), 1e-100)
+        skewness = float((((values - mean) / sd) ** 3).mean()) if sd > 1e-100 else 0.0
+        return Moments(float(statistic(rate[None])[0]), mean, sd, float(np.clip(skewness, -1, 1)))
+
+    return moments
+
+
+def interval(
+    groups: Groups, line: Line, statistic: Statistic, level: float, *, draws: int = 300, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the standard error of a statistic and the interval of its true value, by inverting a test."""
+    observed = float(statistic(groups.rate[None])[0])
+    return invert([simulated(groups, line, statistic, draws, seed)], observed, level, tolerance=1e-2)
