@@ -76,6 +76,12 @@ def check_count(name: str, count: int) -> int:
     return int(count)
 
 
+def check_debiased(norm: str, debiased: bool) -> None:
+    """Check that a norm has a debiased form."""
+    if debiased and norm == "max":
+        raise ValueError('Expected norm="l1" or "l2" with debiased=True, got "max", whose bias is not known.')
+
+
 def check_evaluations(evaluations: Any) -> None:
     """Check that a report has something to report."""
     if not isinstance(evaluations, Mapping) or not evaluations or "ece" in evaluations:
