@@ -375,7 +375,7 @@ class TestHelp:
 
     def test_every_command_and_option_says_what_it_is(self):
         commands = self.commands()
-        assert sorted(commands) == ["apply", "demo", "evaluate", "fit", "report"]
+        assert sorted(commands) == ["apply", "demo", "evaluate", "explore", "figures", "fit", "report"]
         for command in commands.values():
             assert command.help
             for parameter in command.params:

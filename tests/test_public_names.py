@@ -23,6 +23,7 @@ NAMES = [
     "ece",
     "evaluate",
     "explore",
+    "figures",
     "focal_loss",
     "focal_map",
     "inverse_focal_map",

@@ -34,6 +34,7 @@ _HOME = {
     "ReliabilityDisplay": "plots",
     "report": "reporting",
     "explore": "explorer",
+    "figures": "drawings",
     "open_scores": "io",
     "CalibrationWarning": "_validate",
 }

@@ -82,6 +82,13 @@ def check_debiased(norm: str, debiased: bool) -> None:
         raise ValueError('Expected norm="l1" or "l2" with debiased=True, got "max", whose bias is not known.')
 
 
+def check_no_columns(selection: Mapping[str, Any]) -> None:
+    """Check that no columns are named where there is no table."""
+    named = [name for name, value in selection.items() if value is not None]
+    if named:
+        raise ValueError(f"Expected a table for --{named[0]}, got none. Name the file first.")
+
+
 def check_evaluations(evaluations: Any) -> None:
     """Check that a report has something to report."""
     if not isinstance(evaluations, Mapping) or not evaluations or "ece" in evaluations:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from focalcal._validate import check_choice
+from focalcal._validate import check_choice, check_no_columns
 from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
 from focalcal.io.sources import Scores, find_scores
@@ -15,6 +15,7 @@ from focalcal.io.stream import Progress
 
 if TYPE_CHECKING:
     from focalcal.appraisal import Appraisal
+    from focalcal.explorer.embedding import Embedded
 
 
 def fit_file(
@@ -134,6 +135,46 @@ def report_file(
         by=options.get("by"),
     )
     return found
+
+
+def explore_file(
+    output: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    rows: int = 5000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **selection: Any,
+) -> Embedded | None:
+    """Write the explorer, with the predictions in a file if there is one.
+
+    Parameters
+    ----------
+    output : str or path
+        The HTML file.
+    path, **selection
+        The file, columns and rows, as for `focalcal.open_scores`; none for the figures alone.
+    rows, seed
+        As for `focalcal.explore`.
+    progress
+        As for `fit_file`.
+
+    Returns
+    -------
+    Embedded or None
+        What the page holds of the predictions.
+    """
+    from focalcal.explorer import write_page
+    from focalcal.explorer.embedding import embed
+
+    if path is None:
+        check_no_columns(selection)
+        write_page(output, None, None)
+        return None
+    scores = _open(path, progress, **selection)
+    held = embed(scores.rows()[0], rows, seed)
+    write_page(output, held, os.path.basename(os.fspath(path)))
+    return held
 
 
 def describe(scores: Scores, n: int) -> str:

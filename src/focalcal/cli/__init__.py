@@ -1,4 +1,4 @@
-"""The command line: each command calls one function of `jobs`, `io.sinks` or `demo` and shows its result."""
+"""The command line: each command calls one function of the package and shows its result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def _options(
     pass
 
 
-for _command in (calibrate.fit, calibrate.apply, judge.evaluate, judge.report, show.demo):
+for _command in (
+    *(calibrate.fit, calibrate.apply, judge.evaluate, judge.report),
+    *(show.explore, show.figures, show.demo),
+):
     app.command()(_command)
 
 

@@ -75,8 +75,8 @@ def explore(
     Notes
     -----
     The page works without network and holds the rows that were drawn: whoever has the file has them. Of more
-    than 49 classes, it keeps each row's label and 32 largest other logits as they are, and 16 values for all
-    others; it says so.
+    than 49 classes, it keeps each row's logits of the label and of the 24 largest others, and 24 values for
+    the rest; it says so, and by how much NLL and ECE change.
 
     Examples
     --------

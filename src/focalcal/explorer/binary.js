@@ -109,7 +109,7 @@ const binary = (() => {
       { kind: "dot", style: "gap", at: [q, value] },
     ];
     const y = { from: -reach, to: reach, ticks: [-reach, -reach / 2, 0, reach / 2, reach] };
-    const label = `Map less temperature scaling: at most ${text(Math.abs(worst), 4)} in probability`;
+    const label = `Map less temperature scaling: at most ${digits(Math.abs(worst))} in probability`;
     const x = { ...UNIT, label: "probability q" };
     const shown = { ...y, label: "difference (mind the scale)" };
     return { height: HEIGHT(width), margin: { left: 58 }, x, y: shown, layers, label };
@@ -185,9 +185,9 @@ const binary = (() => {
     say("scale", digits(2 ** gamma));
     say("twin-map", text(maths.sigmoid(mapped), 4));
     say("twin-temperature", text(maths.sigmoid(s / temperature), 4));
-    say("twin-difference", text(difference(s), 4));
+    say("twin-difference", digits(difference(s)));
     const [place, worst] = largestDifference();
-    say("worst", text(Math.abs(worst), 4));
+    say("worst", digits(Math.abs(worst)));
     say("worst-at", text(place, 3));
     say("odds", text(s, 3));
     say("odds-mapped", text(mapped, 3));
@@ -195,7 +195,7 @@ const binary = (() => {
     const bounds = gamma > -1 ? maths.temperatureBounds(gamma).map(digits) : ["none", "none"];
     say("bound-low", bounds[0]);
     say("bound-high", bounds[1]);
-    say("swap", gamma < 0 ? "Below γ = 0 the two have changed places." : "");
+    say("swap", gamma < 0 ? "Below γ = 0 the two bounds have changed places." : "");
   }
 
   function start() {

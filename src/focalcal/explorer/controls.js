@@ -3,7 +3,7 @@
 /** What the sliders are set to, and who is told when that changes. */
 const controls = (() => {
   const listeners = [];
-  const state = { gamma: 2, q: 0.7, pointed: null, temperature: 1, best: true, rescaled: false, a: 0.5, share: 0.6 };
+  const state = { gamma: 2, q: 0.3, pointed: null, temperature: 1, best: true, rescaled: false, a: 0.5, share: 0.6 };
   const start = { ...state };
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const byId = (id) => document.getElementById(id);

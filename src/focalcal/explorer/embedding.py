@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 
 from focalcal._validate import CalibrationWarning, check_count, to_logits
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
+from focalcal.evaluation import evaluate
+from focalcal.maps import map_scores
 from focalcal.rows import ArrayRows, CheckValues, Rows
 
 #: Numbers that a page holds at most.
 NUMBERS = 200_000
 
 #: Logits of a row, beside its label's, that stay as they are, and values that stand for all others.
-_EXACT, _GROUPS = 32, 16
+_EXACT, _GROUPS = 24, 24
 
 #: Numbers that are compressed at most, and the fewest rows.
 _READ, _FEWEST = 1 << 23, 500
@@ -50,6 +53,8 @@ class Embedded:
     weight : ndarray of shape (n,), float32, or None
     order : ndarray of shape (n, K)
         Column of each class that the counts run through.
+    exact : ndarray of shape (n, K)
+        The logits as given, less the row's largest.
     codes : ndarray of shape (n,)
         Column of the label.
     whole : int
@@ -61,6 +66,7 @@ class Embedded:
     hits: NDArray[np.bool_]
     weight: NDArray[np.float32] | None
     order: NDArray[np.int64]
+    exact: NDArray[np.float64]
     codes: NDArray[np.int64]
     whole: int
 
@@ -95,17 +101,40 @@ class Embedded:
             "fts": {"temperature": both.temperature_, "gamma": both.gamma_},
         }
 
+    def off(self, fits: Iterable[dict[str, float]]) -> dict[str, float]:
+        """Return how far NLL and ECE of the page are from those of the logits as given, at most."""
+        given, kept = self.exact, self.expanded()
+        worst = dict.fromkeys(("nll", "ece"), 0.0)
+        for fit in fits:
+            one, other = (
+                evaluate(
+                    self.codes,
+                    map_scores(z, "logits", fit["temperature"], fit["gamma"]),
+                    self.weight,
+                    input="logits",
+                    classes=np.arange(self.n_classes),
+                )
+                for z in (given, kept)
+            )
+            for name in worst:
+                if np.isfinite(one[name].value):
+                    worst[name] = max(worst[name], abs(one[name].value - other[name].value))
+        return worst
+
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script reads."""
+        fits = self.fits()
         return {
             "n": self.n,
             "whole": self.whole,
             "classes": self.n_classes,
             "counts": self.counts.tolist(),
+            "exact": self.n_classes if self.counts.max() == 1 else 1 + _EXACT,
             "logits": _base64(self.logits.astype("<f4")),
             "hits": _base64(self.hits.astype(np.uint8)),
             "weights": None if self.weight is None else _base64(self.weight.astype("<f4")),
-            "fits": self.fits(),
+            "fits": fits,
+            "off": self.off([{"temperature": 1.0, "gamma": 0.0}, *fits.values()]),
         }
 
 
@@ -155,17 +184,19 @@ def _compress(
         z.argmax(axis=1) == codes,
         None if weight is None else weight.astype(np.float32),
         order,
+        below,
         codes,
         whole,
     )
 
 
 def _counts(n_classes: int) -> NDArray[np.int64]:
-    """Return how many classes each kept value stands for: one, and in the tail groups as equal as can be."""
+    """Return how many classes each kept value stands for: one, and in the tail ever more."""
     tail = n_classes - 1 - _EXACT
     if tail <= _GROUPS:
         return np.ones(n_classes, np.int64)
-    edges = np.arange(_GROUPS + 1) * tail // _GROUPS
+    least = _EXACT + np.arange(_GROUPS + 1)  # so that no group is empty
+    edges = np.maximum(np.geomspace(_EXACT, n_classes - 1, _GROUPS + 1).round().astype(np.int64), least)
     return np.concatenate([np.ones(1 + _EXACT, np.int64), np.diff(edges)])
 
 

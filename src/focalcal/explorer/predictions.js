@@ -62,15 +62,16 @@ const predictions = (() => {
     byId("data-name").textContent = held.name;
     const all = held.n === held.whole ? "all" : `${count(held.n)} of`;
     const drawn = held.n === held.whole ? "" : ", drawn at random";
-    const ones = held.counts.filter((c) => c === 1).length;
-    const grouped = held.counts.length - ones;
+    const grouped = held.counts.length - held.exact;
     const detail = grouped
-      ? `Of each row it keeps the logits of the label and of the ${ones - 1} largest other classes, and ` +
-        `${grouped} values for the remaining ${count(held.classes - ones)}, each the log-mean-exp of neighbours in size.`
+      ? `Of each row it keeps the logits of the label and of the ${held.exact - 1} largest other classes, and ` +
+        `${grouped} values for the other ${count(held.classes - held.exact)}: each stands for neighbours in size.`
       : `Of each row it keeps the ${held.classes} logits less the largest, the label's first.`;
     byId("data-what").textContent =
       `This page holds ${all} ${count(held.whole)} rows${drawn}, of ${count(held.classes)} classes. ${detail} ` +
-      `Numbers are rounded to float32.${held.weights === null ? "" : " Rows count by their weights."}`;
+      `Numbers are rounded to float32. For “best” and “as given”, all this moves the NLL by at most ` +
+      `${controls.digits(held.off.nll)} nats and the ECE by at most ${controls.digits(100 * held.off.ece)} percentage points.` +
+      (held.weights === null ? "" : " Rows count by their weights.");
   }
 
   function update() {
