@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from focalcal._validate import check_choice, check_gamma, optional_module
 from focalcal.io.files import written_aside
@@ -106,6 +106,8 @@ def figures(folder: str | os.PathLike[str], formats: Sequence[str] = FORMATS) ->
             figure = matplotlib.figure.Figure(figsize=(6.9, 2.9), layout="constrained")
             for ax, draw in zip(figure.subplots(1, len(panels)), panels):
                 draw(ax)
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine("none")  # the same for every format, and found once
             for kind in formats:
                 path = Path(folder, f"{name}.{kind}")
                 with written_aside(path) as aside:
@@ -117,9 +119,9 @@ def figures(folder: str | os.PathLike[str], formats: Sequence[str] = FORMATS) ->
 def draw_losses(ax: Any, gammas: Sequence[float] = (1, 3)) -> None:
     """Draw focal loss and its proper part, in nats, against the probability of the class that came true."""
     q = expit(_ODDS)
-    for gamma, look in zip(gammas, _LOOKS):
+    for gamma, look, width in zip(gammas, _LOOKS, (2, 1.1, 0.7)):
         loss = _focal_loss(_ODDS, gamma)
-        colour = {"color": look["color"]}
+        colour = {"color": look["color"], "linewidth": width}
         ax.plot(q, loss, **colour, label=rf"$\mathrm{{FL}}_{{{gamma:g}}}$")
         # the proper part takes the same value where the map leads
         mapped = expit(binary_focal_map(_ODDS, gamma))
@@ -142,8 +144,8 @@ def draw_maps(ax: Any, gammas: Sequence[float] = (-0.5, 1, 3, 10)) -> None:
 def draw_temperatures(ax: Any, gammas: Sequence[float] = (1, 3)) -> None:
     """Draw the map and, as circles, the best single temperature."""
     ax.plot([0, 1], [0, 1], **_PLAIN)
-    some = expit(_ODDS)[:: len(_ODDS) // 60]
-    odds = np.log(some) - np.log1p(-some)
+    some = np.arange(1, 20) / 20
+    odds = logit(some)
     for gamma, look in zip(gammas, _LOOKS):
         temperature = best_temperature(gamma)[0]
         mapped = expit(binary_focal_map(_ODDS, gamma))
@@ -161,8 +163,10 @@ def draw_differences(ax: Any, gammas: Sequence[float] = (0.5, 1, 2, 3)) -> None:
     for gamma, look in zip(gammas, _LOOKS):
         gap = expit(binary_focal_map(_ODDS, gamma)) - expit(_ODDS / best_temperature(gamma)[0])
         ax.plot(expit(_ODDS), 1000 * gap, **look, label=rf"$\gamma = {gamma:g}$")
-    ax.set(xlim=(0, 1), xlabel="$q$", ylabel=r"$\varphi_\gamma$ less best temperature ($10^{-3}$)")
-    ax.legend(loc="upper left", ncols=2)
+    low, high = ax.get_ylim()
+    ylabel = r"$\varphi_\gamma$ less best temperature ($10^{-3}$)"
+    ax.set(xlim=(0, 1), ylim=(low, high + 0.3 * (high - low)), xlabel="$q$", ylabel=ylabel)
+    ax.legend(loc="upper center", ncols=2)
 
 
 def draw_bounds(ax: Any, gamma: float = 3) -> None:
@@ -188,7 +192,7 @@ def draw_implied_temperature(ax: Any, gammas: Sequence[float] = (-0.5, 1, 3)) ->
         ax.fill_between([0, 12], low, high, color=look["color"], alpha=0.13, linewidth=0)
         ax.plot(s, s / binary_focal_map(s, gamma), **look, label=rf"$\gamma = {gamma:g}$")
     ax.set(xlim=(0, 12), ylim=(0, None), xlabel="log-odds $|s|$", ylabel=r"temperature $s/\psi_\gamma(s)$")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0.8))
+    ax.legend(loc="center left", bbox_to_anchor=(0, 0.45), ncols=len(gammas), columnspacing=1.2)
 
 
 #: File name to panels, from left to right.
