@@ -94,6 +94,7 @@ def test_no_other_temperature_is_nearer(gamma):
     assert min(worst(temperature * 0.999), worst(temperature * 1.001)) >= difference - 1e-9
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes(tmp_path):
     first, second = figures(tmp_path / "a"), figures(tmp_path / "b" / "c")
     assert [path.name for path in first] == [
