@@ -37,7 +37,7 @@ def explore(
       focalcal explore -o explore.html
       focalcal explore test.parquet --logits 'z*' --label y -o explore.html
     """
-    from focalcal import jobs
+    from focalcal import explorer
     from focalcal.cli import console
 
     options = selection(logits, probs, label, weight, where, classes)
@@ -45,7 +45,7 @@ def explore(
         console.collected_warnings() as notes,
         console.Progress(f"Reading {table}" if table else "Writing the page") as progress,
     ):
-        held = jobs.explore_file(output, table, rows=rows, seed=seed, progress=progress.told, **options)
+        held = explorer.explore_file(output, table, rows=rows, seed=seed, progress=progress.told, **options)
     if json:
         found = {"n": 0, "whole": 0} if held is None else {"n": held.n, "whole": held.whole}
         console.show_json("explore", {"output": output, **found, "notes": notes})

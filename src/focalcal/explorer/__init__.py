@@ -7,13 +7,17 @@ import hashlib
 import html
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import focalcal
-from focalcal._validate import check_input
+from focalcal._validate import check_input, check_no_columns
 from focalcal.explorer.embedding import Embedded, embed, safe_json
 from focalcal.io.files import written_aside
+from focalcal.io.selection import Wanted, declared
+from focalcal.io.sources import find_scores
+from focalcal.io.stream import Progress
 from focalcal.rows import as_rows, is_source
 
 __all__ = ["explore"]
@@ -93,6 +97,45 @@ def explore(
         y_true, y_prob, kind = y_prob, y_true, y_true.input
     found, _ = as_rows(y_prob, y_true, sample_weight, kind, classes, name="y_prob")
     return write_page(path, embed(found, rows, seed), name)
+
+
+def explore_file(
+    output: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    logits: str | Sequence[str] | None = None,
+    probs: str | Sequence[str] | None = None,
+    rows: int = 5000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **selection: Any,
+) -> Embedded | None:
+    """Write the page, with the predictions in a file if there is one: the job of the command line.
+
+    Parameters
+    ----------
+    output : str or path
+        The HTML file.
+    path, logits, probs, **selection
+        The file, columns and rows, as for `focalcal.open_scores`; none for the figures alone.
+    rows, seed
+        As for `explore`.
+    progress : callable, optional
+        Told what is being done, how many rows are done, and how many there are.
+
+    Returns
+    -------
+    Embedded or None
+        What the page holds of the predictions.
+    """
+    if path is None:
+        check_no_columns({"logits": logits, "probs": probs, **selection})
+        write_page(output, None, None)
+        return None
+    scores = find_scores(path, Wanted(*declared(logits, probs), **selection), progress)
+    held = embed(scores.rows()[0], rows, seed)
+    write_page(output, held, os.path.basename(os.fspath(path)))
+    return held
 
 
 def write_page(path: str | os.PathLike[str], embedded: Embedded | None, name: str | None) -> Path:
