@@ -411,7 +411,7 @@ def test_evaluate_by_a_column(capsys):
     reported = json.loads(succeed(capsys, "report", *options, "-o", "r.html", "--json"))
     assert reported["segments"] == found["segments"]
     page = Path("r.html").read_text(encoding="utf-8")
-    assert "<h2>By language</h2>" in page
+    assert "By <bdi>language</bdi></h2>" in page
     assert page.index("(none)") > 0
     assert "Expected by to name a column, got 'nope'" in fail(
         capsys, "evaluate", "test.parquet", *SCORES, "--by", "nope"

@@ -98,6 +98,15 @@ def check_evaluations(evaluations: Any) -> None:
         )
 
 
+def check_class_names(classes: Any, n_classes: int) -> None:
+    """Check that a report's names of classes are one for each class."""
+    if classes is not None and len(classes) != n_classes:
+        raise ValueError(
+            f"Expected classes to name each of the {n_classes} classes, got {len(classes)} names. "
+            "Pass them in the order of the columns."
+        )
+
+
 def optional_module(module: str, who: str, extra: str) -> Any:
     """Import a module of an optional dependency, or say how to install it."""
     try:

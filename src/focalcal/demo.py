@@ -138,7 +138,7 @@ def commands(folder: str, val: str, test: str) -> list[list[str]]:
         ["apply", calibrator, test, *columns[:2], "-o", calibrated],
         ["evaluate", test, *columns, "--calibrator", calibrator],
     ]
-    if _is_installed("matplotlib", "jinja2"):
+    if _is_installed("jinja2"):
         page = os.path.join(folder, "report.html")
         steps.append(["report", test, *columns, "--calibrator", calibrator, "-o", page])
     return steps

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
-from focalcal._validate import check_choice, check_no_columns
+from focalcal._validate import check_choice
 from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
 from focalcal.io.sources import Scores, find_scores
@@ -15,7 +15,6 @@ from focalcal.io.stream import Progress
 
 if TYPE_CHECKING:
     from focalcal.appraisal import Appraisal
-    from focalcal.explorer.embedding import Embedded
 
 
 def fit_file(
@@ -122,59 +121,34 @@ def report_file(
     Appraisal
         As of `evaluate_file`.
     """
+    from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
+    from focalcal.calibrators.profile import profile
     from focalcal.reporting import report
 
     found, scores = evaluate_file(path, **options)
+    calibrator = options.get("calibrator")
+    rows, classes = scores.rows(None, options.get("executor"))
+    by_temperature = calibrator is None or type(calibrator) in (TemperatureScaling, FocalTemperatureScaling)
     report(
         output,
         found.evaluations,
-        calibrator=options.get("calibrator"),
+        calibrator=calibrator,
         title=title or f"Calibration of {os.path.basename(os.fspath(path))}",
         notes=[describe(scores, found.n)],
         segments=found.segments,
         by=options.get("by"),
+        classes=classes.tolist(),
+        profile=profile(rows, calibrator) if by_temperature else None,
+        flags=_flags(options),
     )
     return found
 
 
-def explore_file(
-    output: str | os.PathLike[str],
-    path: str | os.PathLike[str] | None = None,
-    *,
-    rows: int = 5000,
-    seed: int = 0,
-    progress: Progress | None = None,
-    **selection: Any,
-) -> Embedded | None:
-    """Write the explorer, with the predictions in a file if there is one.
-
-    Parameters
-    ----------
-    output : str or path
-        The HTML file.
-    path, **selection
-        The file, columns and rows, as for `focalcal.open_scores`; none for the figures alone.
-    rows, seed
-        As for `focalcal.explore`.
-    progress
-        As for `fit_file`.
-
-    Returns
-    -------
-    Embedded or None
-        What the page holds of the predictions.
-    """
-    from focalcal.explorer import write_page
-    from focalcal.explorer.embedding import embed
-
-    if path is None:
-        check_no_columns(selection)
-        write_page(output, None, None)
-        return None
-    scores = _open(path, progress, **selection)
-    held = embed(scores.rows()[0], rows, seed)
-    write_page(output, held, os.path.basename(os.fspath(path)))
-    return held
+def _flags(options: dict[str, Any]) -> list[str]:
+    """Return the options of the command line that say where a table's scores and labels are."""
+    named = {name: options.get(name) for name in ("logits", "probs", "label", "weight")}
+    texts = {name: v if isinstance(v, str) else ",".join(v) for name, v in named.items() if v is not None}
+    return [word for name, text in texts.items() for word in (f"--{name}", text)]
 
 
 def describe(scores: Scores, n: int) -> str:

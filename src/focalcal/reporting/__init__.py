@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,18 +14,23 @@ from typing import Any
 import numpy as np
 
 import focalcal
-from focalcal._validate import check_evaluations, optional_module
+from focalcal._validate import check_class_names, check_evaluations, optional_module
 from focalcal.appraisal import Segment
+from focalcal.calibrators.profile import Profile
+from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.io.files import written_aside
-from focalcal.reporting.figures import diagram_svg
-from focalcal.reporting.words import describe_fit, metric_rows, segment_rows, verdict
-from focalcal.resample import wilson_interval
+from focalcal.reporting.advice import Facts, advise
+from focalcal.reporting.classes import class_errors
+from focalcal.reporting.downloads import bins_csv, bins_json, data_link, kept_classes
+from focalcal.reporting.names import class_names, shown
+from focalcal.reporting.tables import describe_fit, metric_rows, segment_table
+from focalcal.reporting.views import DRAWN, class_view, diagram, profile_view
+from focalcal.reporting.words import Verdict, verdict
 
 __all__ = ["report"]
 
-#: Segments that are shown without asking.
-_SHOWN = 30
+_FOLDER = Path(__file__).parent
 
 
 def report(
@@ -35,8 +42,12 @@ def report(
     notes: Sequence[str] = (),
     segments: Sequence[Segment] = (),
     by: str | None = None,
+    classes: Sequence[Any] | None = None,
+    difference: Estimate | None = None,
+    profile: Profile | None = None,
+    flags: Sequence[str] = (),
 ) -> Path:
-    """Write a calibration report as one HTML file that opens from disk, without network or scripts.
+    """Write a calibration report as one HTML file that opens from disk and loads nothing from anywhere.
 
     Parameters
     ----------
@@ -55,6 +66,16 @@ def report(
         As of `focalcal.appraisal.appraise`: a table of them is added.
     by : str, optional
         The column whose values they are.
+    classes : sequence of K names, optional
+        The class of each column. By default the calibrator's, else column numbers.
+    difference : Estimate, optional
+        The ECE of the last evaluation minus that of the first, on the same rows. Without it the verdict takes
+        both intervals at their ends.
+    profile : Profile, optional
+        As of `focalcal.calibrators.profile.profile`, on the rows that were judged.
+    flags : sequence of str, optional
+        Options of the command line in pairs that name the table's columns, e.g. ``["--logits", "z*"]``: the
+        commands that the page proposes have them.
 
     Returns
     -------
@@ -64,9 +85,15 @@ def report(
     Raises
     ------
     ImportError
-        If jinja2 or matplotlib is not installed.
+        If jinja2 is not installed.
     ValueError
-        If there is no evaluation.
+        If there is no evaluation, or `classes` does not name each class.
+
+    Notes
+    -----
+    The page needs no script: what there is sorts and searches tables. A content security policy allows this
+    script and the page's style by their hashes and nothing else. The bins are in the page as JSON, in the
+    element ``focalcal-bins``, and as a CSV file to download.
 
     Examples
     --------
@@ -78,54 +105,97 @@ def report(
     (True, False)
     """
     check_evaluations(evaluations)
+    check_class_names(classes, next(iter(evaluations.values())).n_classes)
     jinja2 = optional_module("jinja2", "report", "plot")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     artefact = None if calibrator is None else calibrator.to_dict()
-    messages = [] if calibrator is None else calibrator.diagnostics_.messages()
-    table = segment_rows(segments)
-    page = environment.get_template("template.html").render(
-        title=title or "Calibration report",
-        verdict=verdict(evaluations),
-        names=list(evaluations),
-        level=f"{next(iter(evaluations.values()))['ece'].level:.0%}",
-        same_rows=len(evaluations) > 1 and len({e.n for e in evaluations.values()}) == 1,
-        rows=metric_rows(evaluations),
-        segments=[part for part in (table[:_SHOWN], table[_SHOWN:]) if part],
-        by=by or "segment",
-        diagrams=[_diagram(name, e) for name, e in evaluations.items()],
-        fit=None if artefact is None else describe_fit(artefact),
-        messages=messages,
+    facts = _facts(evaluations, difference, classes, segments, profile, artefact, flags)
+    page = environment.get_template("page.html").render(
+        title=shown(title or "Calibration report"),
+        by=shown(by or "segment"),
+        messages=[] if calibrator is None else calibrator.diagnostics_.messages(),
         notes=list(notes),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        python=platform.python_version(),
-        numpy=np.__version__,
-        focalcal=focalcal.__version__,
+        **_content(facts),
+        **_frame(),
     )
     with written_aside(path) as aside:
-        Path(aside).write_text(page, encoding="utf-8")
+        Path(aside).write_text(page.lstrip(), encoding="utf-8", errors="replace")
     return Path(path)
 
 
-def _diagram(name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Return what the template shows of one diagram: the picture, and its numbers as a table."""
-    bins = evaluation.bins
-    low, high = wilson_interval(bins.hit_rate, bins.effective_count, evaluation["ece"].level)
-    table = [
-        {
-            "range": f"{bins.edges[b]:.3f} – {bins.edges[b + 1]:.3f}",
-            "count": f"{int(bins.count[b]):,}",
-            "confidence": f"{bins.mean_confidence[b]:.1%}",
-            "hits": f"{bins.hit_rate[b]:.1%}",
-            "interval": f"{low[b]:.1%} – {high[b]:.1%}",
-        }
-        for b in np.flatnonzero(bins.count > 0)
-    ]
-    ece = evaluation["ece"]
-    label = f"Reliability diagram, {name}: ECE {ece.value:.1%}, from {ece.low:.1%} to {ece.high:.1%}"
-    return {"name": name, "svg": diagram_svg(evaluation, name), "label": label, "table": table}
+def _facts(
+    evaluations: Mapping[str, Evaluation],
+    difference: Estimate | None,
+    classes: Sequence[Any] | None,
+    segments: Sequence[Segment],
+    profile: Profile | None,
+    artefact: Mapping[str, Any] | None,
+    flags: Sequence[str],
+) -> Facts:
+    names = class_names(classes, artefact, next(iter(evaluations.values())).n_classes)
+    errors = class_errors(evaluations, names)
+    return Facts(evaluations, difference, errors, segments, profile, artefact, flags)
+
+
+def _content(facts: Facts) -> dict[str, Any]:
+    """Return what the page says of the facts."""
+    evaluations, classes = facts.evaluations, facts.classes
+    kept = kept_classes(classes, DRAWN)
+    level = next(iter(evaluations.values()))["ece"].level
+    return {
+        "verdict": _parted(verdict(evaluations, facts.difference)),
+        "advice": advise(facts),
+        "names": facts.names,
+        "level": f"{level:.0%}",
+        "same_rows": len(evaluations) > 1 and len({e.n for e in evaluations.values()}) == 1,
+        "paired": facts.difference is not None,
+        "metrics": metric_rows(evaluations),
+        "segments": segment_table(facts.segments),
+        "diagrams": [diagram(name, e) for name, e in evaluations.items()],
+        "classes": None if classes is None else class_view(classes),
+        "profile": None if facts.profile is None else profile_view(facts.profile, facts.artefact),
+        "fit": None if facts.artefact is None else describe_fit(facts.artefact),
+        "json": bins_json(evaluations, classes, kept),
+        "csv": data_link(bins_csv(evaluations, classes, kept)),
+        "kept": _kept(len(kept), 0 if classes is None else len(classes.names)),
+    }
+
+
+def _parted(said: Verdict) -> dict[str, Any]:
+    """Return the verdict with what comes before its first colon apart, to be set in bold."""
+    lead, colon, rest = said.headline.partition(": ")
+    head = (f"{lead}:", rest) if colon and len(lead) < 60 else ("", said.headline)
+    return {"lead": head[0], "rest": head[1], "details": said.details}
+
+
+def _kept(kept: int, n: int) -> str:
+    if n == 0:
+        return "Those of the top class."
+    which = "every class" if kept == n else f"the {kept} worst classes"
+    return f"Those of the top class and of {which}."
+
+
+def _frame() -> dict[str, Any]:
+    """Return what is the same in every report: style, script and versions."""
+    style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return {
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "focalcal": focalcal.__version__,
+    }
+
+
+def _hash(content: str) -> str:
+    """Return the hash by which a content security policy knows an element's content."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
