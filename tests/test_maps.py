@@ -3,6 +3,7 @@
 import math
 
 import hypothesis.strategies as st
+import mpmath as mp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -206,6 +207,16 @@ def test_the_proper_part_is_strictly_proper(gamma):
     ):
         assert expected_loss(truth + step) > best + 1e-6
         assert expected_loss(truth - 0.3 * np.array(step)) > best
+
+
+@pytest.mark.parametrize("gamma", [-1, -0.999, -0.5, 0, 0.5, 3])
+def test_focal_loss_of_saturated_rows(gamma):
+    gaps = [-2000.0, -30.0, 0.0, 5.0, 36.0, 39.9, 40.1, 700.0, 1500.0]
+    z = np.stack([np.zeros(len(gaps)), gaps], axis=1)
+    with mp.workdps(1400):  # enough to tell e^-1500 from nothing beside 1
+        q = [1 / (1 + mp.exp(-mp.mpf(gap))) for gap in gaps]
+        truth = [float(-((1 - v) ** mp.mpf(gamma)) * mp.log(v)) for v in q]
+    np.testing.assert_allclose(focal_loss(z, np.ones(len(gaps), int), gamma), truth, rtol=1e-12)
 
 
 def test_focal_loss_at_its_ends():

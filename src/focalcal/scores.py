@@ -66,12 +66,12 @@ def focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.f
     others = z.copy()
     others[every, codes] = -np.inf
     rest, own = _logsumexp(others), z[every, codes]
-    both = np.logaddexp(rest, own)
+    odds = rest - own  # in logarithms, against the label
     with np.errstate(invalid="ignore", over="ignore"):
-        loss = np.exp(gamma * (rest - both)) * (both - own)
-    if gamma > -1:  # at q = 1 both factors vanish
-        return np.where(np.isneginf(rest), 0.0, loss)
-    return np.where(rest - both < -40, 1.0, loss)  # −log(q)/(1−q) → 1
+        loss = np.exp(-gamma * np.logaddexp(0, -odds)) * np.logaddexp(0, odds)
+        # where q is 1 to all digits, 1 − q and −log q are both e^odds: their product may be what fits a number
+        loss = np.where(odds < -40, np.exp((1 + gamma) * odds), loss)
+    return np.where(np.isneginf(rest), float(gamma == -1), loss)
 
 
 def proper_focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.float64]:
