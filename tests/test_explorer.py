@@ -218,6 +218,9 @@ class TestEmbedding:
             explore(path, y, z, weight, input="logits", rows=2)
         with pytest.raises(ValueError, match="Expected y "):
             explore(path, None, z, input="logits")
+        impossible = np.where(np.eye(3)[y] > 0, -np.inf, z)
+        with pytest.raises(ValueError, match=r"Expected every label to be possible, got .* -inf in row 0"):
+            explore(path, y, impossible, input="logits")
         assert not path.exists()
 
 

@@ -117,8 +117,7 @@ class Embedded:
                 for z in (given, kept)
             )
             for name in worst:
-                if np.isfinite(one[name].value):
-                    worst[name] = max(worst[name], abs(one[name].value - other[name].value))
+                worst[name] = max(worst[name], abs(one[name].value - other[name].value))
         return worst
 
     def to_dict(self) -> dict[str, Any]:

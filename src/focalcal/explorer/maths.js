@@ -120,10 +120,9 @@ const maths = (() => {
 
   /** Focal loss, in nats, of a prediction whose class was true, from its log-odds. */
   function focalLoss(s, gamma) {
-    const missing = -softplus(s); // log(1 − q)
-    const loss = softplus(-s); // −log q
-    if (gamma === -1 && missing < -40) return 1;
-    return Math.exp(gamma * missing) * loss;
+    // where q is 1 to all digits, 1 − q and −log q are both e^−s, and only their product need be a number
+    if (s > 40) return Math.exp(-(1 + gamma) * s);
+    return Math.exp(-gamma * softplus(s)) * softplus(-s);
   }
 
   /** The proper part L_γ, in nats, from the log-odds of the calibrated probability. */

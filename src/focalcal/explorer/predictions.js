@@ -43,7 +43,7 @@ const predictions = (() => {
   /** Fill one row of the table of numbers. */
   function tell(id, { nll, nllHalf, ece, chance }) {
     const cells = [
-      [text(nll, 4), Number.isFinite(nll) ? `± ${text(nllHalf, 4)}` : "a label has no chance"],
+      [text(nll, 4), `± ${text(nllHalf, 4)}`],
       [percent(ece), `by chance ${percent(chance)}`],
     ];
     [...byId(id).querySelectorAll("td")].slice(-2).forEach((cell, i) => {
