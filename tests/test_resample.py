@@ -134,7 +134,7 @@ def test_moments_are_those_of_the_plug_in_over_samples(slope):
 def test_interval_of_one_bin_is_wilsons():
     # all rows hit at confidence 1/3: only the lower end is open, and Wilson's score test is the one inverted
     sums = bin_rows(np.full(50, 0.3), np.ones(50), None, equal_width_edges(1))
-    _, low, high = gap_sum_interval(sums, 0.95)
+    _, _, low, high = gap_sum_interval(sums, 0.95)
     assert low == pytest.approx(float(wilson_interval(1.0, 50)[0]) - 0.3, abs=1e-3)
     assert high == pytest.approx(0.7)
 
@@ -142,7 +142,7 @@ def test_interval_of_one_bin_is_wilsons():
 def test_interval_of_a_clear_gap_is_the_normal_one():
     n = 100_000
     sums = bin_rows(np.full(n, 0.8), np.arange(n) % 10 < 5, None, equal_width_edges(1))
-    stderr, low, high = gap_sum_interval(sums, 0.95)
+    _, stderr, low, high = gap_sum_interval(sums, 0.95)
     assert stderr == pytest.approx(0.5 / math.sqrt(n), rel=1e-3)
     assert (low, high) == pytest.approx((0.3 - 1.96 * stderr, 0.3 + 1.96 * stderr), abs=2e-5)
 
@@ -162,7 +162,7 @@ def test_all_misses_at_confidence_one():
 def test_the_shares_of_the_bins_are_random_too():
     # half the rows hit at confidence 1, half miss at 0.6: the error is 0.6 times the share of the latter
     c = np.repeat([1.0, 0.6], 5000)
-    stderr, low, high = gap_sum_interval(bin_rows(c, c == 1, None, EDGES), 0.95)
+    _, stderr, low, high = gap_sum_interval(bin_rows(c, c == 1, None, EDGES), 0.95)
     assert stderr == pytest.approx(0.6 * math.sqrt(0.25 / 10_000), rel=0.02)
     assert (low, high) == pytest.approx((0.3 - 1.96 * stderr, 0.3 + 1.96 * stderr), abs=1e-3)
 
@@ -171,15 +171,15 @@ def test_near_no_error_the_whole_miss_probability_is_above():
     # one bin at confidence .5: T is |normal| of sd .5/sqrt(1000), its 95 % quantile .0310, its 97.5 % .0354
     for hits, above in ((528, False), (533, True)):
         sums = bin_rows(np.full(1000, 0.5), np.arange(1000) < hits, None, EDGES)
-        assert (gap_sum_interval(sums, 0.95)[1] > 0) == above
+        assert (gap_sum_interval(sums, 0.95).low > 0) == above
 
 
 def test_interval_narrows_with_rows_and_widens_with_level():
     rng = np.random.default_rng(3)
     small, large = sample(rng, 500, 0.6), sample(rng, 50_000, 0.6)
-    width = [np.diff(gap_sum_interval(s, 0.95)[1:])[0] for s in (small, large)]
+    width = [np.diff(gap_sum_interval(s, 0.95)[2:])[0] for s in (small, large)]
     assert width[1] < width[0] / 5
-    assert np.diff(gap_sum_interval(small, 0.99)[1:]) > width[0] > np.diff(gap_sum_interval(small, 0.8)[1:])
+    assert np.diff(gap_sum_interval(small, 0.99)[2:]) > width[0] > np.diff(gap_sum_interval(small, 0.8)[2:])
 
 
 def test_common_weights_change_nothing_and_unequal_ones_widen():
@@ -191,7 +191,7 @@ def test_common_weights_change_nothing_and_unequal_ones_widen():
         plain, rel=1e-9
     )
     uneven = gap_sum_interval(bin_rows(c, h, rng.gamma(0.3, size=2000), EDGES), 0.95)
-    assert uneven[2] - uneven[1] > 1.3 * (plain[2] - plain[1])
+    assert uneven.high - uneven.low > 1.3 * (plain.high - plain.low)
 
 
 def test_two_classes_know_as_much_as_one():
@@ -223,7 +223,7 @@ def test_intervals_cover_the_true_binned_error(slope, truth):
         truth = float(sample(rng, 4_000_000, slope).gap_sum)
     covered = 0
     for _ in range(400):
-        _, low, high = gap_sum_interval(sample(rng, 500, slope), 0.95)
+        _, _, low, high = gap_sum_interval(sample(rng, 500, slope), 0.95)
         covered += low <= truth <= high
     # 3 standard errors of 400 draws are 3.3 points
     assert 0.917 <= covered / 400 <= 0.983
@@ -239,7 +239,7 @@ def test_class_wise_intervals_cover_where_cells_hold_a_handful_of_rows():
         return bin_classes(softmax(z), y, None, EDGES)
 
     truth = float(reduce(add, (errors(20_000, s) for s in range(5))).gap_sum.mean())
-    ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[1:] for s in range(25)]
+    ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[2:] for s in range(25)]
     assert np.mean([low <= truth <= high for low, high in ends]) >= 0.85
 
 
@@ -252,6 +252,6 @@ def test_class_wise_intervals_cover(temperature):
 
     merged = reduce(add, (errors(100_000, s) for s in range(5)))
     truth = 0.0 if temperature == 1 else float(merged.gap_sum.mean())
-    ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[1:] for s in range(200)]
+    ends = [gap_sum_interval(errors(500, 100 + s), 0.95)[2:] for s in range(200)]
     covered = np.mean([low <= truth <= high for low, high in ends])
     assert covered >= 0.88

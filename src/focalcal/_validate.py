@@ -76,6 +76,27 @@ def check_count(name: str, count: int) -> int:
     return int(count)
 
 
+def check_share(name: str, share: float) -> float:
+    """Check a share of rows."""
+    if not 0 < share <= 1:
+        raise ValueError(f"Expected {name} above 0 and at most 1, got {share}.")
+    return float(share)
+
+
+def check_gap(gap: float) -> float:
+    """Check a gap between confidence and hit rate."""
+    if not 0 < gap < 1:
+        raise ValueError(f"Expected gap between 0 and 1, e.g. 0.02 for two points, got {gap}.")
+    return float(gap)
+
+
+def check_folds(folds: int, n: int) -> int:
+    """Check a number of folds."""
+    if check_count("folds", folds) < 2 or folds > n:
+        raise ValueError(f"Expected folds between 2 and the {n} rows, got {folds}.")
+    return folds
+
+
 def check_debiased(norm: str, debiased: bool) -> None:
     """Check that a norm has a debiased form."""
     if debiased and norm == "max":
@@ -87,6 +108,15 @@ def check_no_columns(selection: Mapping[str, Any]) -> None:
     named = [name for name, value in selection.items() if value is not None]
     if named:
         raise ValueError(f"Expected a table for --{named[0]}, got none. Name the file first.")
+
+
+def check_same_rows(a: tuple[int, int], b: tuple[int, int], classes_a: Any, classes_b: Any) -> None:
+    """Check that two sets of predictions are of the same rows and classes."""
+    if a != b or list(classes_a) != list(classes_b):
+        raise ValueError(
+            f"Expected two sets of predictions for the same rows and classes, got {a[0]} × {a[1]} and "
+            f"{b[0]} × {b[1]}. Pass them row for row, with the same columns in the same order."
+        )
 
 
 def check_evaluations(evaluations: Any) -> None:

@@ -35,7 +35,7 @@ class EventPass:
         return in_blocks(self._collect, block)
 
     def _collect(self, block: Block) -> Confidences:
-        scored = _score(block, self.kind)
+        scored = score_block(block, self.kind)
         if self.column is None:
             return Confidences.of(scored.confidence, scored.hit, block.weight)
         # so that 0 keeps its sign, by which hits and misses are told apart
@@ -60,7 +60,7 @@ class PredictedPass:
         return in_blocks(self._bin, block)
 
     def _bin(self, block: Block) -> BinSums:
-        scored = _score(block, self.kind)
+        scored = score_block(block, self.kind)
         edges = equal_width_edges(self.bins, block.scores.dtype)
         if self.column is not None:
             return bin_rows(scored.probs[:, self.column], block.codes == self.column, block.weight, edges)
@@ -71,7 +71,8 @@ class PredictedPass:
         return BinSums(edges, *(tally(place, value, size) for value in values))
 
 
-def _score(block: Block, kind: Input) -> Scored:
+def score_block(block: Block, kind: Input) -> Scored:
+    """Check the values of a block and score its rows."""
     check_block(block.scores, kind, "y_prob", block.first)
     return (score_probs if kind == "probs" else score_logits)(block.scores, block.codes)
 

@@ -22,7 +22,7 @@ from scipy.special import betainc, erf
 
 from focalcal.bins import Array, BinSums, tally
 from focalcal.groups import Groups
-from focalcal.inversion import Line, Moments, invert
+from focalcal.inversion import Inverted, Line, Moments, invert
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _binomial_cdf(k: Array, n: Array, rate: Array) -> Array:
     return np.where(k < 0, 0.0, np.where(k >= n, 1.0, inside))
 
 
-def gap_sum_interval(sums: BinSums, level: float) -> tuple[float, float, float]:
-    """Return the standard error of the plug-in error and the ends of the true error's interval."""
+def gap_sum_interval(sums: BinSums, level: float) -> Inverted:
+    """Return the true error with its standard error and interval, from the plug-in error."""
     cells = ClassCells.of(sums)
     lines = [cells.shrinking()] + ([cells.pooling()] if cells.n_classes > 1 else [])
     tests = [lambda at, line=line: moments(cells, line(at)) for line in lines]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalcal.bins import Array, BinSums
+from focalcal.bins import Array
 from focalcal.confidences import Cells
 from focalcal.inversion import Line
 
@@ -50,12 +50,10 @@ class Groups:
             gap = 1e-3 * self.share  # any direction will do
         return lambda at: self.possible(gap * (1 - at))
 
-
-def of_bins(sums: BinSums) -> Groups:
-    """Return the occupied bins of sums of shape (B,)."""
-    full = sums.weight > 0
-    columns = (sums.share, sums.mean_confidence.clip(0, 1), sums.hit_rate.clip(0, 1), sums.effective_count)
-    return Groups(*(column[full] for column in columns))
+    def uniform(self) -> Line:
+        """Return the line of one gap for all groups, of the sign and size of the mean gap."""
+        total = float(self.gap.sum())
+        return self.scaling(self.share * (total or 1e-3))
 
 
 def of_cells(cells: Cells, most: int) -> Groups:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
@@ -43,19 +44,28 @@ class Moments:
         return float(ndtr(-x))
 
 
+class Inverted(NamedTuple):
+    """What a biased value T says about the true error."""
+
+    error: float  # under which T is what is expected: T without its bias
+    stderr: float
+    low: float
+    high: float
+
+
 #: The distribution of T at each position of a line of candidates.
 Test = Callable[[float], Moments]
 
 #: Where to look for the far side of a crossing. At the observed gaps the variance vanishes if every row of
-#: each cell hit (or missed), so the lower end is then looked for just short of them.
-_INWARD = (0.0, *(10.0**power for power in range(-8, 0)))
+#: each cell hit (or missed), so the lower end is then looked for just short of them, and outward last.
 _OUTWARD = (0.0, *(-0.5 * 4.0**power for power in range(16)))
+_INWARD = (0.0, *(10.0**power for power in range(-8, 0)), *_OUTWARD[1:])
 
 
 def invert(
     tests: Sequence[Test], observed: float, level: float, tolerance: float = 1e-5
-) -> tuple[float, float, float]:
-    """Return the standard error of T and the ends of the interval for the true error.
+) -> Inverted:
+    """Return what T says about the true error.
 
     Parameters
     ----------
@@ -74,8 +84,10 @@ def invert(
         below = (1 - level) / 2 * min(1.0, m.error / (2 * m.sd))
         return m.quantile(max(below, 1e-3) if upper else level + below) - observed
 
-    return (
-        _solve(tests[0], lambda m: m.mean - observed, _OUTWARD, tolerance).sd,
+    centre = _solve(tests[0], lambda m: m.mean - observed, _OUTWARD, tolerance)
+    return Inverted(
+        centre.error,
+        centre.sd,
         min(_solve(test, lambda m: excess(m, False), _INWARD, tolerance).error for test in tests),
         max(_solve(test, lambda m: excess(m, True), _OUTWARD, tolerance).error for test in tests),
     )
@@ -93,5 +105,5 @@ def _solve(
         return test(1.0)
     far = next((position for position in search if at(position) > 1e-14), None)
     if far is None:
-        return test(search[0 if search is _INWARD else -1])
+        return test(0.0 if search is _INWARD else search[-1])
     return test(float(brentq(at, far, 1.0, xtol=tolerance, rtol=max(tolerance, 1e-12))))

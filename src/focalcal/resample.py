@@ -94,5 +94,5 @@ def estimate_gap_sum(sums: BinSums, n: int, level: float) -> Estimate:
     For a calibrated model all misses are on one side: the interval then starts at 0 in 95 % of samples.
     """
     value = float(sums.gap_sum.mean())
-    stderr, low, high = gap_sum_interval(sums, level)
+    _, stderr, low, high = gap_sum_interval(sums, level)
     return Estimate(value, stderr if n > 1 else float("nan"), low, high, n, "inverted test", level)

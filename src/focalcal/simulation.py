@@ -6,13 +6,14 @@ candidate, so that the distribution changes smoothly along a line of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
 from focalcal.bins import Array
 from focalcal.groups import Groups
-from focalcal.inversion import Line, Moments, Test, invert
+from focalcal.inversion import Inverted, Line, Moments, Test, invert
 
 #: From the rates of the groups, shape (draws, G), to one value a draw.
 Statistic = Callable[[Array], Array]
@@ -29,6 +30,7 @@ def draw_rates(groups: Groups, rate: Array, draws: int, seed: int) -> Array:
 def simulated(groups: Groups, line: Line, statistic: Statistic, draws: int, seed: int) -> Test:
     """Return the test of a statistic along a line of candidate gaps."""
 
+    @cache
     def moments(position: float) -> Moments:
         rate = groups.rates(line(position))
         values = statistic(draw_rates(groups, rate, draws, seed))
@@ -40,8 +42,15 @@ def simulated(groups: Groups, line: Line, statistic: Statistic, draws: int, seed
 
 
 def interval(
-    groups: Groups, line: Line, statistic: Statistic, level: float, *, draws: int = 300, seed: int = 0
-) -> tuple[float, float, float]:
-    """Return the standard error of a statistic and the interval of its true value, by inverting a test."""
+    groups: Groups,
+    lines: Sequence[Line],
+    statistic: Statistic,
+    level: float,
+    *,
+    draws: int = 300,
+    seed: int = 0,
+) -> Inverted:
+    """Return the true value of a statistic with its standard error and interval, by inverting a test."""
     observed = float(statistic(groups.rate[None])[0])
-    return invert([simulated(groups, line, statistic, draws, seed)], observed, level, tolerance=1e-2)
+    tests = [simulated(groups, line, statistic, draws, seed) for line in lines]
+    return invert(tests, observed, level, tolerance=1e-2)

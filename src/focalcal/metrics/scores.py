@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from focalcal._validate import check_level
+import numpy as np
+from scipy.special import entr
+
+from focalcal._validate import (
+    Input,
+    as_scores,
+    check_block,
+    check_choice,
+    check_gamma,
+    check_level,
+    to_logits,
+)
 from focalcal.estimate import Estimate
-from focalcal.judging import judge, warn_of_impossible
+from focalcal.events import score_block
+from focalcal.judging import judge, prepare, warn_of_impossible
+from focalcal.maps import temperature_map
+from focalcal.moments import MeanSums, sum_rows
 from focalcal.resample import estimate_mean, estimate_share
+from focalcal.rows import Block, in_blocks, is_source
+from focalcal.scores import focal_loss, proper_focal_loss
 
 
 def nll(
     y_true: Any,
-    y_prob: Any,
+    y_prob: Any = None,
     sample_weight: Any = None,
     *,
     input: str = "probs",
@@ -50,7 +67,7 @@ def nll(
 
 def brier(
     y_true: Any,
-    y_prob: Any,
+    y_prob: Any = None,
     sample_weight: Any = None,
     *,
     input: str = "probs",
@@ -86,7 +103,7 @@ def brier(
 
 def accuracy(
     y_true: Any,
-    y_prob: Any,
+    y_prob: Any = None,
     sample_weight: Any = None,
     *,
     input: str = "probs",
@@ -113,3 +130,135 @@ def accuracy(
     check_level(level)
     sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
     return estimate_share(sums.accuracy, rows.n, level)
+
+
+def focal_score(
+    y_true: Any,
+    y_prob: Any = None,
+    sample_weight: Any = None,
+    *,
+    gamma: float,
+    proper: bool = False,
+    input: str = "probs",
+    classes: Any = None,
+    level: float = 0.95,
+) -> Estimate:
+    r"""Compute the mean focal loss of predictions, or of its proper part.
+
+    Parameters
+    ----------
+    y_true, y_prob, sample_weight, input, classes, level
+        As in `evaluate`.
+    gamma : float
+        Focal parameter γ ≥ −1; with 0 both are the NLL.
+    proper : bool
+        By default FL_γ of the probabilities as they are: it is least not at the true probabilities q but at
+        those that the focal map turns into q. True: the proper part L_γ, which is least at q.
+
+    Returns
+    -------
+    Estimate
+        The weighted mean with its standard error and normal interval.
+
+    Notes
+    -----
+    :math:`\mathrm{FL}_\gamma(p_y) = -(1 - p_y)^\gamma \log p_y = L_\gamma(\varphi_\gamma(p), y)`: judge raw
+    outputs of a network trained with focal loss by the first, and its calibrated probabilities by the second;
+    the two numbers are then the same.
+
+    References
+    ----------
+    Komisarenko and Kull, ECAI 2024, arXiv:2408.11598.
+
+    Examples
+    --------
+    >>> round(focal_score([1], [[0.5, 0.5]], gamma=1.0).value, 4)  # ½ log 2
+    0.3466
+    """
+    level = check_level(level)
+    rows, _ = prepare(y_true, y_prob, sample_weight, input, classes)
+    return estimate_mean(rows.map_sum(FocalPass(rows.kind, check_gamma(gamma), proper)), rows.n, level)
+
+
+@dataclass(frozen=True)
+class FocalPass:
+    """Sum the focal loss, or its proper part, over a block of rows."""
+
+    kind: Input
+    gamma: float
+    proper: bool
+    threads: bool = False
+
+    def __call__(self, block: Block) -> MeanSums:
+        """Return the sums over a block of any size."""
+        return in_blocks(self._sum, block)
+
+    def _sum(self, block: Block) -> MeanSums:
+        check_block(block.scores, self.kind, "y_prob", block.first)
+        loss = proper_focal_loss if self.proper else focal_loss
+        z = to_logits(block.scores, self.kind)
+        return sum_rows(loss(temperature_map(z, 1.0), block.codes, self.gamma), block.weight)
+
+
+def sharpness(
+    y_prob: Any,
+    sample_weight: Any = None,
+    *,
+    input: str = "probs",
+    measure: str = "entropy",
+    level: float = 0.95,
+) -> Estimate:
+    """Compute how concentrated predictions are, whatever the labels.
+
+    Parameters
+    ----------
+    y_prob, sample_weight, input, level
+        As in `evaluate`; or, alone, what `focalcal.open_scores` returns.
+    measure : {"entropy", "confidence", "squares"}
+        Mean of −Σ p log p in nats (0 is certain, log K knows nothing), of the largest p, or of Σ p².
+
+    Returns
+    -------
+    Estimate
+        The weighted mean with its standard error and normal interval.
+
+    Notes
+    -----
+    Among calibrated predictions the sharpest are the best (Gneiting et al. 2007); alone it says nothing of
+    quality. Where predictions are calibrated, the mean entropy is the expected NLL.
+
+    Examples
+    --------
+    >>> round(sharpness([[0.5, 0.5]]).value, 4), sharpness([[0.5, 0.5]], measure="squares").value
+    (0.6931, 0.5)
+    """
+    level = check_level(level)
+    check_choice("measure", measure, ("entropy", "confidence", "squares"))
+    if not is_source(y_prob):
+        scores = as_scores(y_prob, "y_prob")
+        rows, _ = prepare(np.zeros(len(scores), np.int64), scores, sample_weight, input, None)
+    else:
+        rows, _ = prepare(y_prob, None, sample_weight, input, None)
+    return estimate_mean(rows.map_sum(SharpnessPass(rows.kind, measure)), rows.n, level)
+
+
+@dataclass(frozen=True)
+class SharpnessPass:
+    """Sum a measure of concentration over a block of rows."""
+
+    kind: Input
+    measure: str
+    threads: bool = False
+
+    def __call__(self, block: Block) -> MeanSums:
+        """Return the sums over a block of any size."""
+        return in_blocks(self._sum, block)
+
+    def _sum(self, block: Block) -> MeanSums:
+        scored = score_block(block, self.kind)
+        if self.measure == "confidence":
+            return sum_rows(scored.confidence, block.weight)
+        p = scored.probs.astype(np.float64)
+        return sum_rows(
+            (p**2).sum(axis=1) if self.measure == "squares" else entr(p).sum(axis=1), block.weight
+        )
