@@ -96,13 +96,13 @@ def test_the_figures_of_two_classes_show_what_python_computes(browser, plain, q)
                 truth["bound-low"], truth["bound-high"] = temperature_bounds(gamma)
             for name, value in truth.items():
                 assert significant(shown(page, name), value), (gamma, name)
-            assert like(shown(page, "mapped"), expit(psi), 4)
-            assert like(shown(page, "twin-map"), float(np.exp(focal_map(scores, gamma))[0, 1]), 4)
+            assert significant(shown(page, "mapped"), expit(psi))
+            assert significant(shown(page, "twin-map"), float(np.exp(focal_map(scores, gamma))[0, 1]))
             assert like(shown(page, "odds-mapped"), psi, 3)
             temperature, difference = drawings.best_temperature(gamma)
             assert number(shown(page, "temperature-value")) == pytest.approx(temperature, abs=1.01e-3)
             assert number(shown(page, "worst")) == pytest.approx(difference, rel=0.02, abs=2e-6)
-            assert like(shown(page, "twin-temperature"), expit(s / temperature), 3)
+            assert number(shown(page, "twin-temperature")) == pytest.approx(expit(s / temperature), abs=5e-4)
 
 
 def test_at_minus_one_there_are_no_bounds(browser, plain):
@@ -134,7 +134,7 @@ def test_a_temperature_of_ones_own(browser, plain):
         assert not page.is_checked("#best")
         temperature = math.exp(-0.5)
         truth = expit(logit(0.8) / temperature)
-        assert like(shown(page, "twin-temperature"), truth, 4)
+        assert significant(shown(page, "twin-temperature"), truth)
         difference = expit(float(binary_focal_map(logit(0.8), 2))) - truth
         assert significant(shown(page, "twin-difference"), difference)
         place(page, "gamma", 1)
@@ -177,7 +177,8 @@ def test_the_point_of_the_triangle_follows_the_pointer(browser, plain):
         page.mouse.up()
         assert like(shown(page, "q-A"), 0.5, 2)
         assert like(shown(page, "q-B"), 0.3, 2)
-        page.mouse.click(x, y + 3000 if y + 3000 < 900 else box["y"] + 40)
+        chart = page.locator("#chart-simplex").bounding_box()
+        page.mouse.click(chart["x"] + 3, chart["y"] + 3)  # outside the triangle
         values = [number(shown(page, f"q-{name}")) for name in "ABC"]
         assert min(values) > 0
         assert sum(values) == pytest.approx(1, abs=2e-4)
@@ -332,16 +333,14 @@ class TestPredictions:
     def test_it_says_what_it_holds(self, browser, own):
         path, _ = own
         with browser.open(path) as page:
-            assert shown(page, "data-name") == HOSTILE.replace("\u2028", " ") or HOSTILE[:9] in shown(
-                page, "data-name"
-            )
+            assert page.text_content("#data-name") == HOSTILE
             said = shown(page, "data-what")
             assert "900 of 1,200 rows, drawn at random, of 6 classes" in said
             assert "the 6 logits" in said
             assert "weights" in said
             assert "contains data" in page.inner_text("#predictions")
             assert not page.is_visible("#invitation")
-            assert page.locator("b >> text=x").count() == 0
+            assert page.locator("#data-name *").count() == 0
 
     def test_many_classes(self, browser, tmp_path):
         z, y = draw(600, 120)

@@ -69,7 +69,7 @@ def focal_loss(log_probs: ArrayLike, y: ArrayLike, gamma: float) -> NDArray[np.f
     odds = rest - own  # in logarithms, against the label
     with np.errstate(invalid="ignore", over="ignore"):
         loss = np.exp(-gamma * np.logaddexp(0, -odds)) * np.logaddexp(0, odds)
-        # where q is 1 to all digits, 1 − q and −log q are both e^odds: their product may be what fits a number
+        # where q is 1 to all digits, 1 − q and −log q are both e^odds: it is their product that fits a number
         loss = np.where(odds < -40, np.exp((1 + gamma) * odds), loss)
     return np.where(np.isneginf(rest), float(gamma == -1), loss)
 

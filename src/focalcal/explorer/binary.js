@@ -5,7 +5,7 @@ const binary = (() => {
   const { state, byId, text, digits, pointed } = controls;
   const HEIGHT = (width) => Math.min(340, Math.max(230, width * 0.72));
   const UNIT = { from: 0, to: 1, ticks: [0, 0.25, 0.5, 0.75, 1] };
-  const LOGITS = Array.from({ length: 241 }, (_, i) => -9 + (18 * i) / 240);
+  const LOGITS = Array.from({ length: 561 }, (_, i) => -14 + (28 * i) / 560);
   const END = 5.5; // log-odds shown
 
   const say = (id, value) => {
@@ -98,8 +98,10 @@ const binary = (() => {
 
   function differenceChart(width) {
     const [, worst] = largestDifference();
-    const steps = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1];
-    const reach = steps.find((step) => step >= Math.abs(worst) * 1.05) || 1;
+    const size = Math.max(Math.abs(worst) * 1.05, 1e-6);
+    const power = 10 ** Math.floor(Math.log10(size));
+    const reach = [1, 2, 5, 10].map((step) => step * power).find((step) => step >= size);
+    const unit = [0, 3, 6].find((places) => reach >= 10 ** -places) || 0;
     const q = pointed();
     const value = difference(maths.logit(q));
     const layers = [
@@ -108,11 +110,16 @@ const binary = (() => {
       { kind: "segment", style: "cursor", from: [q, 0], to: [q, value] },
       { kind: "dot", style: "gap", at: [q, value] },
     ];
-    const y = { from: -reach, to: reach, ticks: [-reach, -reach / 2, 0, reach / 2, reach] };
+    const y = {
+      from: -reach,
+      to: reach,
+      ticks: [-reach, -reach / 2, 0, reach / 2, reach],
+      text: (v) => String(Number((v * 10 ** unit).toPrecision(3))).replace("-", "−"),
+    };
     const label = `Map less temperature scaling: at most ${digits(Math.abs(worst))} in probability`;
     const x = { ...UNIT, label: "probability q" };
-    const shown = { ...y, label: "difference (mind the scale)" };
-    return { height: HEIGHT(width), margin: { left: 58 }, x, y: shown, layers, label };
+    const shown = { ...y, label: `difference${["", "", "", " × 1,000", "", "", " × 1,000,000"][unit]}` };
+    return { height: HEIGHT(width), x, y: shown, layers, label };
   }
 
   function oddsChart(width) {
@@ -177,14 +184,14 @@ const binary = (() => {
     say("cross-entropy", digits(maths.softplus(-s)));
     say("focal-loss", digits(maths.focalLoss(s, gamma)));
     say("proper-loss", digits(maths.properLoss(s, gamma)));
-    say("mapped", text(maths.sigmoid(mapped), 4));
+    say("mapped", digits(maths.sigmoid(mapped)));
     say("mapped-loss", digits(maths.properLoss(mapped, gamma)));
     const slope = maths.properSlope(gamma);
     say("slope", `${digits(slope)} times as steep as`);
     say("slope-word", slope < 1 ? "flatter" : slope > 1 ? "steeper" : "as steep");
     say("scale", digits(2 ** gamma));
-    say("twin-map", text(maths.sigmoid(mapped), 4));
-    say("twin-temperature", text(maths.sigmoid(s / temperature), 4));
+    say("twin-map", digits(maths.sigmoid(mapped)));
+    say("twin-temperature", digits(maths.sigmoid(s / temperature)));
     say("twin-difference", digits(difference(s)));
     const [place, worst] = largestDifference();
     say("worst", digits(Math.abs(worst)));
@@ -195,7 +202,8 @@ const binary = (() => {
     const bounds = gamma > -1 ? maths.temperatureBounds(gamma).map(digits) : ["none", "none"];
     say("bound-low", bounds[0]);
     say("bound-high", bounds[1]);
-    say("swap", gamma < 0 ? "Below γ = 0 the two bounds have changed places." : "");
+    const swapped = "Below γ = 0 the two bounds have changed places.";
+    say("swap", gamma === -1 ? "At γ = −1 there are no bounds." : gamma < 0 ? swapped : "");
   }
 
   function start() {

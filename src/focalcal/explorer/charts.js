@@ -139,8 +139,8 @@ const charts = (() => {
     axes({ x, y }) {
       const { area } = this;
       const group = make("g", { class: "axes" });
-      const xs = x.ticks || ticks(x.from, x.to, Math.max(3, Math.floor((area.right - area.left) / 64)));
-      const ys = y.ticks || ticks(y.from, y.to, Math.max(3, Math.floor((area.bottom - area.top) / 44)));
+      const xs = x.ticks || ticks(x.from, x.to, Math.max(4, Math.floor((area.right - area.left) / 64)));
+      const ys = y.ticks || ticks(y.from, y.to, Math.max(4, Math.floor((area.bottom - area.top) / 44)));
       for (const value of ys) {
         const py = round(area.py(value));
         group.append(make("line", { x1: area.left, x2: area.right, y1: py, y2: py, class: "grid" }));

@@ -58,6 +58,11 @@ const predictions = (() => {
     [cells[0].textContent, cells[1].textContent] = [controls.digits(temperature), text(gamma, 3)];
   }
 
+  /** A bound in words; digits beyond the table's would say nothing. */
+  function within(value) {
+    return value < 1e-4 ? "less than 0.0001" : `at most ${text(value, 4)}`;
+  }
+
   function introduce(held) {
     byId("data-name").textContent = held.name;
     const all = held.n === held.whole ? "all" : `${count(held.n)} of`;
@@ -69,8 +74,8 @@ const predictions = (() => {
       : `Of each row it keeps the ${held.classes} logits less the largest, the label's first.`;
     byId("data-what").textContent =
       `This page holds ${all} ${count(held.whole)} rows${drawn}, of ${count(held.classes)} classes. ${detail} ` +
-      `Numbers are rounded to float32. For “best” and “as given”, all this moves the NLL by at most ` +
-      `${controls.digits(held.off.nll)} nats and the ECE by at most ${controls.digits(100 * held.off.ece)} percentage points.` +
+      `Numbers are rounded to float32. For “best” and “as given”, all this moves the NLL by ` +
+      `${within(held.off.nll)} nats and the ECE by ${within(100 * held.off.ece)} percentage points.` +
       (held.weights === null ? "" : " Rows count by their weights.");
   }
 

@@ -90,14 +90,19 @@ const simplex = (() => {
     const word = Math.abs(change) < 5e-5 ? "stays at" : change > 0 ? "rises to" : "falls to";
     byId("top-change").textContent =
       `The top probability, ${text(before, 4)}, ${word} ${text(after, 4)}. The order of the classes is kept.`;
-    byId("threshold").textContent =
-      gamma > 0
-        ? `For any number of classes, the map raises a top probability of τ(${text(gamma, 2)}) = ` +
-          `${text(maths.raisingThreshold(gamma), 3)} or more; in every search made it did so with three classes. ` +
-          "It is no law below τ: with ten classes and γ = 1, (0.13, 9 × 0.0967) becomes 0.1294 at the top."
-        : gamma < 0
-          ? "Below γ = 0 the map takes confidence away from confident predictions."
-          : "At γ = 0 the map leaves every point where it is.";
+    byId("threshold").textContent = condition(gamma);
+  }
+
+  /** What is known of the confidence after the map, for any number of classes. */
+  function condition(gamma) {
+    if (gamma === -1) return "At γ = −1 the map doubles the odds of a confident prediction.";
+    if (gamma < 0) return "For −1 < γ < 0 the map lowers the confidence of very sure predictions.";
+    if (gamma === 0) return "At γ = 0 the map leaves every point where it is.";
+    return (
+      `For any number of classes, the map raises a top probability of τ(${text(gamma, 2)}) = ` +
+      `${text(maths.raisingThreshold(gamma), 3)} or more; in every search made it did so with three classes. ` +
+      "It is no law below τ: with ten classes and γ = 1, (0.13, 9 × 0.0967) becomes 0.1294 at the top."
+    );
   }
 
   /** Move the point to where a pointer is, kept inside the triangle. */
