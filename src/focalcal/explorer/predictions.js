@@ -17,7 +17,7 @@ const predictions = (() => {
       const at = (y) => [bin.confidence, y];
       layers.push({ kind: "segment", style: `${style} wide`, from: at(bin.confidence), to: at(bin.rate) });
       layers.push({ kind: "segment", style: `${style} thin`, from: at(bin.low), to: at(bin.high) });
-      layers.push({ kind: "dot", style, at: at(bin.rate) });
+      layers.push({ kind: "dot", style, at: at(bin.rate), above: true });
     }
     layers.push({ kind: "note", style: "over", at: [0.98, 0.03], anchor: "end", text: "over-confident" });
     layers.push({ kind: "note", style: "under", at: [0.02, 0.95], text: "under-confident" });
