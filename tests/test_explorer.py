@@ -4,6 +4,9 @@ import base64
 import json
 import os
 import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,7 +102,10 @@ class TestPage:
         folder = os.path.dirname(explorer.__file__)
         files = {name for name in os.listdir(folder) if name.endswith((".js", ".css", ".html"))}
         assert files == {*explorer.SCRIPTS, "page.css", "template.html"}
+        settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+        patterns = settings["tool"]["setuptools"]["package-data"]["focalcal"]
         for name in files:
+            assert any(fnmatch(f"explorer/{name}", pattern) for pattern in patterns)
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 assert sum(1 for _ in file) < 400
 
