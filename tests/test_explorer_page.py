@@ -323,6 +323,7 @@ class TestPredictions:
     def test_the_drawing_is_of_the_bins(self, browser, own):
         path, held = own
         with browser.open(path, reduced_motion="reduce") as page:
+            page.locator("#chart-reliability").scroll_into_view_if_needed()
             full = (self.truth(held, 1, 0).bins.weight > 0).sum()
             assert page.locator("#chart-reliability circle").count() == full
             assert page.locator("#chart-rows rect.bar").count() == full

@@ -219,7 +219,7 @@ const binary = (() => {
     for (const [id, describe, turn] of specs) {
       const chart = new charts.Chart(byId(id), describe);
       controls.point(chart, turn);
-      controls.onChange(() => chart.draw());
+      controls.onChange(() => chart.update());
     }
     controls.onChange(words);
   }

@@ -99,16 +99,33 @@ const charts = (() => {
 
   let clips = 0;
 
-  /** A chart in `host` of what `describe(width)` returns; draw again with `draw()`. */
+  /** A chart in `host` of what `describe(width)` returns; `update()` after that has changed. */
   class Chart {
     constructor(host, describe) {
-      Object.assign(this, { host, describe, drawn: 0, clip: `clip-${++clips}` });
+      Object.assign(this, { host, describe, drawn: 0, near: true, later: 0, clip: `clip-${++clips}` });
+      const see = ([entry]) => {
+        this.near = entry.isIntersecting;
+        if (this.near && this.later) this.draw();
+      };
+      new IntersectionObserver(see, { rootMargin: "300px" }).observe(host);
       new ResizeObserver(() => {
         if (Math.abs(host.clientWidth - this.drawn) > 1) this.draw();
       }).observe(host);
     }
 
+    /** Draw again: now if it can be seen, else once nothing has changed for a moment. */
+    update() {
+      if (this.near) {
+        this.draw();
+        return;
+      }
+      clearTimeout(this.later);
+      this.later = setTimeout(() => this.draw(), 150);
+    }
+
     draw() {
+      clearTimeout(this.later);
+      this.later = 0;
       const width = Math.max(200, this.host.clientWidth);
       this.drawn = this.host.clientWidth;
       const what = this.describe(width);

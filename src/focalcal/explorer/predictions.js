@@ -107,7 +107,7 @@ const predictions = (() => {
     controls.slider("t", "t", { show: (t) => text(t, t < 0.1 ? 4 : 3), ...scale });
     controls.slider("g", "g", { show: (g) => text(g, 2) });
     const both = [new charts.Chart(byId("chart-reliability"), diagram), new charts.Chart(byId("chart-rows"), strip)];
-    controls.onChange(() => update() && both.forEach((chart) => chart.draw()));
+    controls.onChange(() => update() && both.forEach((chart) => chart.update()));
   }
 
   return { start, judge: (t, g) => judging.judge(data, t, g) };

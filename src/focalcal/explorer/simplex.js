@@ -128,7 +128,7 @@ const simplex = (() => {
     host.addEventListener("pointermove", (event) => {
       if (host.hasPointerCapture(event.pointerId)) follow(host, chart, event);
     });
-    controls.onChange(() => chart.draw());
+    controls.onChange(() => chart.update());
     controls.onChange(words);
   }
 
