@@ -105,7 +105,7 @@ def test_hostile_names_are_shown_as_text_and_run_nothing(browser, path):
         assert page.title() == " ".join(HOSTILE[0].split())
         assert page.locator("img").count() == 0
         assert page.locator("script").count() == 2
-        names = page.locator("#classes tbody bdi").all_inner_texts()
+        names = page.locator("#classes tbody bdi").all_text_contents()
         for name in (HOSTILE[0], HOSTILE[1], HOSTILE[2], "a b", "=1+1", HOSTILE[6], HOSTILE[7]):
             assert name in names
         assert ("long" * 300)[:79] + "…" in names
@@ -161,7 +161,7 @@ def test_tables_sort_by_keyboard(browser, path):
         assert name.get_attribute("aria-sort") == "ascending"
         assert header.get_attribute("aria-sort") is None
         shown = [
-            text for text in page.locator("#classes tbody bdi").all_inner_texts() if text[:6] == "class "
+            text for text in page.locator("#classes tbody bdi").all_text_contents() if text[:6] == "class "
         ]
         assert shown == [f"class {k}" for k in range(8, 60)]  # 9 before 10
         page.locator("#segments thead button").nth(3).press("Enter")
@@ -176,7 +176,7 @@ def test_classes_are_found_by_typing(browser, path):
         assert len(column(page, 1)) == 10
         assert page.locator("output[data-found=classes]").text_content() == "10 of 60"
         page.keyboard.type("7")
-        assert page.locator("#classes tbody tr:visible bdi").all_inner_texts() == ["class 17"]
+        assert page.locator("#classes tbody tr:visible bdi").all_text_contents() == ["class 17"]
         page.get_by_label("Find a class").fill("😀")
         assert len(column(page, 1)) == 1
         page.get_by_label("Find a class").fill("")

@@ -15,7 +15,6 @@ import numpy as np
 
 import focalcal
 from focalcal._validate import check_class_names, check_evaluations, optional_module
-from focalcal.appraisal import Segment
 from focalcal.calibrators.profile import Profile
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
@@ -27,6 +26,7 @@ from focalcal.reporting.names import class_names, shown
 from focalcal.reporting.tables import describe_fit, metric_rows, segment_table
 from focalcal.reporting.views import DRAWN, class_view, diagram, profile_view
 from focalcal.reporting.words import Verdict, verdict
+from focalcal.segments import Segment
 
 __all__ = ["report"]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from scipy.stats import binom
 
-from focalcal.appraisal import Segment
 from focalcal.calibrators.profile import Profile
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
@@ -21,6 +20,7 @@ from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
 from focalcal.reporting.tables import p_text
 from focalcal.reporting.words import change, interval, lean
+from focalcal.segments import Segment
 
 #: An error by chance above this hides what most users care about.
 _COARSE = 0.01
@@ -85,13 +85,13 @@ def _of_one(facts: Facts) -> Iterator[Advice]:
         yield _nothing(f"The interval of the calibration error, {interval(ece)}, reaches 0.")
         return
     profile = facts.profile
-    if profile is not None and facts.artefact is None and profile.inside:
+    if profile is not None and facts.artefact is None and profile.inside and lean(evaluation) == 0:
         low, high = profile.interval
         yield Advice(
             "Look beyond temperature scaling",
-            f"The calibration error is at least {percent(ece, ece.low)}, but the temperatures that these "
-            f"rows support, {low:.3g} to {high:.3g}, include 1: the scores are off in another way than being "
-            "too sharp or too flat on the whole.",
+            f"The calibration error is at least {percent(ece, ece.low)}, but mean confidence and hit rate "
+            f"agree, and the temperatures that these rows support, {low:.3g} to {high:.3g}, include 1: one "
+            "temperature for all rows has nothing to mend.",
         )
         return
     yield Advice("Fit a calibrator and apply it", _why_fit(facts), _commands(facts.flags))

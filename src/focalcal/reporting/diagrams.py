@@ -69,7 +69,7 @@ class Layout:
 
 
 LARGE = Layout(400, 452, 50, 10, 340, (362, 414), 5, 4.2, True)
-SMALL = Layout(256, 260, 46, 8, 194, (210, 236), 2, 3.2, False)
+SMALL = Layout(262, 260, 52, 8, 194, (210, 236), 2, 3.2, False)
 
 
 def close_up(bins: BinSums) -> Layout:

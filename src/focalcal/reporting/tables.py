@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from focalcal.appraisal import Segment
 from focalcal.estimate import Estimate
 from focalcal.evaluation import TITLES, Evaluation
 from focalcal.plots import percent
@@ -15,6 +14,7 @@ from focalcal.reporting.classes import Classes
 from focalcal.reporting.diagrams import intervals
 from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
+from focalcal.segments import Segment
 
 #: What each metric says and its name where the tables' short one does not do, in the order of the page.
 _METRICS = {
