@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import focalcal
 from focalcal._validate import CalibrationWarning, check_count, to_logits
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-from focalcal.evaluation import evaluate
 from focalcal.maps import map_scores
 from focalcal.rows import ArrayRows, CheckValues, Rows
 
@@ -107,7 +107,7 @@ class Embedded:
         worst = dict.fromkeys(("nll", "ece"), 0.0)
         for fit in fits:
             one, other = (
-                evaluate(
+                focalcal.evaluate(
                     self.codes,
                     map_scores(z, "logits", fit["temperature"], fit["gamma"]),
                     self.weight,
