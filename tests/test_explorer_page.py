@@ -331,6 +331,23 @@ class TestPredictions:
             place(page, "t", 1.5)
             assert page.locator("#chart-reliability circle.over").count() < over
 
+    def test_the_bins_as_a_table(self, browser, own):
+        path, held = own
+        with browser.open(path, reduced_motion="reduce") as page:
+            page.click("#bins summary")
+            for temperature in (1.0, math.exp(1.5)):
+                place(page, "t", math.log(temperature))
+                bins = self.truth(held, temperature, 0).bins
+                full = bins.weight > 0
+                page.locator(f"#bins tr:nth-child({full.sum()})").wait_for()
+                rows = [row.inner_text().split("\t") for row in page.query_selector_all("#bins tbody tr")]
+                assert len(rows) == full.sum()
+                columns = zip(rows, bins.edges[:-1][full], bins.mean_confidence[full], bins.hit_rate[full])
+                for row, edge, confidence, rate in columns:
+                    assert row[0].startswith(f"{edge:.2f}–")
+                    assert like(row[2], 100 * confidence, 1)
+                    assert like(row[3], 100 * rate, 1)
+
     def test_it_says_what_it_holds(self, browser, own):
         path, _ = own
         with browser.open(path) as page:

@@ -40,6 +40,24 @@ const predictions = (() => {
     return { height: 116, margin: { top: 22 }, x, y: { ...shares, label: "rows" }, layers, label };
   }
 
+  /** List the bins, while someone looks at the list. */
+  function list() {
+    if (!byId("bins").open) return;
+    const share = (value) => text(100 * value, 1);
+    const rows = found.bins.map((bin) => {
+      const range = [bin.place, bin.place + 1].map((b) => text(b / judging.BINS, 2)).join("–");
+      const interval = `${share(bin.low)}–${share(bin.high)} %`;
+      const cells = [count(bin.n), `${share(bin.confidence)} %`, `${share(bin.rate)} %`, interval];
+      const row = document.createElement("tr");
+      const head = document.createElement("th");
+      head.scope = "row";
+      head.textContent = range;
+      row.append(head, ...cells.map((cell) => Object.assign(document.createElement("td"), { textContent: cell })));
+      return row;
+    });
+    byId("bins").querySelector("tbody").replaceChildren(...rows);
+  }
+
   /** Fill one row of the table of numbers. */
   function tell(id, { nll, nllHalf, ece, chance }) {
     const cells = [
@@ -107,7 +125,12 @@ const predictions = (() => {
     controls.slider("t", "t", { show: (t) => text(t, t < 0.1 ? 4 : 3), ...scale });
     controls.slider("g", "g", { show: (g) => text(g, 2) });
     const both = [new charts.Chart(byId("chart-reliability"), diagram), new charts.Chart(byId("chart-rows"), strip)];
-    controls.onChange(() => update() && both.forEach((chart) => chart.update()));
+    controls.onChange(() => {
+      if (!update()) return;
+      for (const chart of both) chart.update();
+      list();
+    });
+    byId("bins").addEventListener("toggle", list);
   }
 
   return { start, judge: (t, g) => judging.judge(data, t, g) };
