@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import focalcal.appraisal
+import focalcal._validate
 from focalcal import FocalTemperatureScaling, evaluate, open_scores
 from focalcal.appraisal import JudgeAll, appraise
 from focalcal.judging import Pass
@@ -102,7 +102,7 @@ def test_npz(tmp_path, data):
 
 
 def test_too_many_segments(path, monkeypatch):
-    monkeypatch.setattr(focalcal.appraisal, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(focalcal._validate, "MAX_SEGMENTS", 3)
     scores = open_scores(path, logits="z*", label="y", by="language")
     with pytest.raises(ValueError, match=r"at most 3 different values .*--by\), got more: .*, …. Name"):
         appraise(scores)

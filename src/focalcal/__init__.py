@@ -20,7 +20,7 @@ _HOME = {
     "TemperatureScaling": "calibrators",
     "FocalTemperatureScaling": "calibrators",
     "load": "calibrators",
-    "evaluate": "evaluation",
+    "evaluate": "appraisal",
     "nll": "metrics",
     "brier": "metrics",
     "accuracy": "metrics",

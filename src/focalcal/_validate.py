@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +19,9 @@ Input = Literal["logits", "probs"]
 #: Probabilities below this are raised to it before the logarithm (−69.1 nats). An exact zero in a
 #: table of probabilities is underflow; a class that truly cannot occur is a logit of −inf.
 PROBABILITY_FLOOR = 1e-30
+
+#: Values of a column that may part the rows.
+MAX_SEGMENTS = 1000
 
 #: How far a row of probabilities may be from summing to one, by the precision it was stored in.
 SUM_TOLERANCE = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-3}
@@ -95,6 +99,53 @@ def check_folds(folds: int, n: int) -> int:
     if check_count("folds", folds) < 2 or folds > n:
         raise ValueError(f"Expected folds between 2 and the {n} rows, got {folds}.")
     return folds
+
+
+def check_pixels(scores: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Check the shapes of scores and labels with more axes than rows and classes."""
+    if labels != scores[:1] + scores[2:]:
+        raise ValueError(
+            f"Expected y_prob of shape (N, K, d1, …) with y of shape (N, d1, …), got {scores} and {labels}. "
+            "Classes come second: for channels last pass np.moveaxis(y_prob, -1, 1)."
+        )
+
+
+def check_ignored(ignore_index: Any, labels: NDArray[Any]) -> Any:
+    """Check that something is left when the rows of a label are dropped."""
+    if labels.ndim != 1 or (labels == ignore_index).all():
+        raise ValueError(
+            f"Expected labels other than ignore_index={ignore_index!r}, one a row, got none. "
+            "Check which label marks what is to be left out."
+        )
+    return ignore_index
+
+
+def check_targets(targets: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
+    """Check label distributions: one column a class, no negative value, rows that sum to 1."""
+    if targets.shape[1] != n_classes or targets.dtype.kind not in "fiub":
+        raise ValueError(
+            f"Expected y of shape (n,), or (n, {n_classes}) with the distribution of each row's label, got "
+            f"shape {targets.shape} of {targets.dtype}. Pass labels, or one column a class."
+        )
+    wide = targets.astype(np.float64)
+    sums = wide.sum(axis=1)
+    worst = int(np.nan_to_num(np.abs(sums - 1), nan=np.inf).argmax()) if len(sums) else 0
+    if len(sums) and (not abs(sums[worst] - 1) <= 1e-3 or wide.min() < 0):
+        raise ValueError(
+            f"Expected rows of y that are distributions (0 or more, sum 1), got sum {sums[worst]:.6g} in row "
+            f"{worst}, minimum {wide.min():.6g}. Divide counts of votes by their row sums."
+        )
+    return np.asarray(wide / sums[:, None])
+
+
+def check_segments(values: Iterable[Any]) -> None:
+    """Check that a column does not part the rows into too many segments."""
+    first = list(islice(values, MAX_SEGMENTS + 1))
+    if len(first) > MAX_SEGMENTS:
+        raise ValueError(
+            f"Expected at most {MAX_SEGMENTS:,} different values in the column given as by (--by), got more: "
+            f"{', '.join(map(repr, first[:3]))}, …. Name a column with fewer values."
+        )
 
 
 def check_debiased(norm: str, debiased: bool) -> None:
@@ -301,6 +352,15 @@ def check_alone(declared: Input, wanted: Input, y: Any, sample_weight: Any) -> N
     if declared != wanted:
         raise ValueError(
             f"Expected scores declared as {wanted}, got {declared}. Say the same to both: input={declared!r}."
+        )
+
+
+def check_source_alone(ignore_index: Any, cluster: Any) -> None:
+    """Check what cannot be said of a file's rows beside its columns."""
+    if ignore_index is not None or cluster is not None:
+        raise TypeError(
+            "Expected scores of a file without ignore_index, cluster or by, which are for arrays. Choose "
+            "rows with open_scores(..., where=..., by=...)."
         )
 
 

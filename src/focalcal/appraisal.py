@@ -1,8 +1,8 @@
-"""Judge scores, what a calibrator makes of them, and each segment of the rows: all in one pass."""
+"""Judge predictions, what a calibrator makes of them, and each segment of the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,44 +10,22 @@ from typing import Any, Self
 
 import numpy as np
 
-from focalcal._validate import check_bins, check_level, class_count
+from focalcal._validate import check_bins, check_choice, check_level, check_segments, class_count
 from focalcal.engine import row_slices
 from focalcal.evaluation import Evaluation, evaluation_of
-from focalcal.io.files import natural_key
-from focalcal.judging import Judged, Pass, warn_of_impossible
+from focalcal.judging import Judged, Pass, judge_rows, prepare, warn_of_impossible
 from focalcal.rows import Block, Source
-
-#: Values of a column that may part the rows.
-MAX_SEGMENTS = 1000
+from focalcal.segments import Segment, judged_segments, segments_of
 
 #: Numbers that are calibrated at a time: no copy of all scores is made.
 _PIECE = 1 << 18
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The rows with one value of a column; the value is None where there is none."""
-
-    value: str | None
-    evaluations: dict[str, Evaluation]
-
-    @property
-    def n(self) -> int:
-        """Number of rows."""
-        return next(iter(self.evaluations.values())).n
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: the segment, n, and the metrics of each evaluation."""
-        metrics = {name: e.to_dict()["metrics"] for name, e in self.evaluations.items()}
-        return {"segment": self.value, "n": self.n, **metrics}
 
 
 @dataclass(frozen=True, eq=False)
 class Appraisal:
     """What was found: evaluations under "before" and, with a calibrator, "after"; and the segments.
 
-    Segments come with the largest error first, by what is sure of it: by the lower end of the ECE's
-    interval in the last evaluation. A small segment's ECE is large by chance alone.
+    Segments come with the surest error first, see `focalcal.segments.judged_segments`.
     """
 
     evaluations: dict[str, Evaluation]
@@ -85,15 +63,6 @@ def _merged(a: Sums | None, b: Sums | None) -> Sums:
     if a is None or b is None:
         return a or b or {}
     return {name: a[name] + b[name] for name in a}
-
-
-def check_segments(values: Mapping[Any, Any] | tuple[Any, ...]) -> None:
-    """Check that a column does not part the rows into too many segments."""
-    if len(values) > MAX_SEGMENTS:
-        raise ValueError(
-            f"Expected at most {MAX_SEGMENTS:,} different values in the column given as by (--by), got more: "
-            f"{', '.join(repr(value) for value in list(values)[:3])}, …. Name a column with fewer values."
-        )
 
 
 @dataclass(frozen=True)
@@ -148,12 +117,110 @@ def _parted(block: Block) -> Iterator[tuple[str | None, Block]]:
         yield value, Block(scores[rows], codes[rows], None if weight is None else weight[rows], block.first)
 
 
+def evaluate(
+    y_true: Any,
+    y_prob: Any = None,
+    sample_weight: Any = None,
+    *,
+    input: str = "probs",
+    classes: Any = None,
+    bins: int = 15,
+    level: float = 0.95,
+    metrics: str = "standard",
+    by: Any = None,
+    cluster: Any = None,
+    ignore_index: int | None = None,
+    executor: Executor | None = None,
+) -> Evaluation:
+    """Judge predictions: NLL, Brier score, accuracy and calibration errors, each with an interval.
+
+    Parameters
+    ----------
+    y_true : array_like of shape (n,)
+        Labels: column numbers, booleans or names. Or (n, K): each row's distribution of labels, as of human
+        votes. Or, alone, what `focalcal.open_scores` returns.
+    y_prob : array_like of shape (n, K), (n,) or (n, 1)
+        Probabilities, or logits where `input` says so. One column is the second of two classes. Or
+        (N, K, d1, …) with labels (N, d1, …), as of images: every pixel is a row, every image a cluster.
+    sample_weight : array_like of shape (n,), optional
+        Non-negative weights.
+    input : {"probs", "logits"}
+        What `y_prob` holds; never guessed. Log-probabilities may be passed as logits.
+    classes : array_like of shape (K,), optional
+        The class of each column, where the labels do not tell.
+    bins : int
+        Bins of the calibration errors and of the reliability diagram.
+    level : float
+        Coverage of the intervals.
+    metrics : {"standard", "all"}
+        "all" adds errors without bins and more, for about a second: see `Evaluation`.
+    by : array_like of shape (n,), optional
+        Groups of rows to be judged on their own too, at most 1,000: see `Evaluation.segments`.
+    cluster : array_like of shape (n,), optional
+        Rows that are not independent share a value: prompts of one question, frames of one video. Standard
+        errors and intervals allow for it (`focalcal.clusters`); `n` still counts rows.
+    ignore_index : int, optional
+        Rows with this label are left out.
+    executor : concurrent.futures.Executor, optional
+        Where blocks of rows are summed; by default in this thread.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        If values, shapes, labels or weights cannot be right; the message says which row or value.
+
+    Warns
+    -----
+    CalibrationWarning
+        If a label was given no chance: probability 0, or a logit of −inf (then the NLL is infinite).
+
+    See Also
+    --------
+    nll, brier, accuracy, ece, classwise_ece : the metrics one by one, with their conventions.
+
+    Notes
+    -----
+    One pass over the rows in blocks. For the equal-mass bins one confidence a row is kept, up to 4 million
+    rows; beyond, counts in fine cells (`focalcal.confidences`).
+
+    Where labels are distributions, every score is its mean over labels drawn from them, the bins' intervals
+    are conservative, and metrics that need the rows in order are left out.
+
+    Examples
+    --------
+    >>> result = evaluate(["a", "b", "b", "b"], [0.5, 0.5, 0.5, 1.0])
+    >>> result["brier"].value, result["accuracy"].value
+    (0.375, 0.5)
+    """
+    bins, level = check_bins(bins), check_level(level)
+    more = check_choice("metrics", metrics, ("standard", "all")) == "all"
+    rows, _ = prepare(
+        y_true,
+        y_prob,
+        sample_weight,
+        input,
+        classes,
+        executor=executor,
+        ignore_index=ignore_index,
+        cluster=cluster,
+    )
+    sums = judge_rows(rows, Pass(rows.kind, bins, with_classes=True, with_confidence=True))
+    warn_of_impossible(sums, rows.n)
+    whole = evaluation_of(sums, rows.n_classes, level, more=more)
+    return whole if by is None else replace(whole, segments=segments_of(rows, by, bins, level))
+
+
 def appraise(
     scores: Source,
     calibrator: Any = None,
     *,
     bins: int = 15,
     level: float = 0.95,
+    metrics: str = "standard",
     executor: Executor | None = None,
 ) -> Appraisal:
     """Judge predictions, what a calibrator makes of them, and their segments, in one pass.
@@ -164,7 +231,7 @@ def appraise(
         As `focalcal.open_scores` returns it; its `by` names the column whose values are the segments.
     calibrator : fitted calibrator, optional
         As from `focalcal.load`.
-    bins, level, executor
+    bins, level, metrics, executor
         As for `focalcal.evaluate`.
 
     Returns
@@ -181,6 +248,7 @@ def appraise(
     A segment has NLL, Brier score, accuracy and ECE. Segments whose rows weigh nothing are left out.
     """
     bins, level = check_bins(bins), check_level(level)
+    more = check_choice("metrics", metrics, ("standard", "all")) == "all"
     rows, _ = scores.rows(None, executor)
     whole = Pass(scores.input, bins, with_classes=True, with_confidence=True)
     appraised = rows.map_sum(JudgeAll(whole, calibrator))
@@ -191,11 +259,7 @@ def appraise(
         for value, sums in appraised.segments.items()
         if sums["before"].nll.weight > 0
     ]
-    segments.sort(key=_by_error)
-    evaluations = {name: evaluation_of(one, rows.n_classes, level) for name, one in appraised.sums.items()}
-    return Appraisal(evaluations, segments)
-
-
-def _by_error(segment: Segment) -> Any:
-    ece = list(segment.evaluations.values())[-1]["ece"]
-    return -ece.low, -ece.value, segment.value is None, natural_key(segment.value or "")
+    evaluations = {
+        name: evaluation_of(one, rows.n_classes, level, more=more) for name, one in appraised.sums.items()
+    }
+    return Appraisal(evaluations, judged_segments(segments))

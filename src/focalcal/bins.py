@@ -7,6 +7,7 @@ anything is compared, so that ``float32(0.2)``, which is 0.200000003, falls wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+#: From shares of hits, the rows behind each and the level, to the ends of intervals.
+Interval = Callable[[Any, Any, float], tuple[Array, Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +97,22 @@ class BinSums:
     def gap_sum(self) -> Array:
         """The binned L1 calibration error, Σ_b |gap_b|, of each leading index."""
         return np.asarray(np.abs(self.gap).sum(axis=-1))
+
+    def table(self, interval: Interval, level: float) -> list[dict[str, float]]:
+        """Return the occupied bins as rows, each hit rate with its interval."""
+        low, high = interval(self.hit_rate, self.effective_count, level)
+        columns = {
+            "lower": self.edges[:-1],
+            "upper": self.edges[1:],
+            "count": self.count,
+            "share": self.share,
+            "confidence": self.mean_confidence,
+            "hit_rate": self.hit_rate,
+            "low": low,
+            "high": high,
+        }
+        full = np.flatnonzero(self.weight > 0).tolist()
+        return [{name: float(column[b]) for name, column in columns.items()} for b in full]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Return the edges and the sums as plain lists."""
@@ -201,3 +221,16 @@ def bin_classes(
     small = (~large).astype(np.float64)
     total[:, 0], squared[:, 0] = w @ small, w**2 @ small
     return BinSums(edges, count, total, squared, confidence, hit)
+
+
+def bin_targets(
+    probs: NDArray[Any], targets: NDArray[np.float64], weight: NDArray[Any] | None, edges: Array
+) -> BinSums:
+    """Sum the probability of every class into that class's bins; shape (K, B). Labels are distributions."""
+    n_classes, bins = probs.shape[1], len(edges) - 1
+    cell = find_bin(probs, edges) + bins * np.arange(n_classes)
+    w = np.broadcast_to(1.0 if weight is None else weight[:, None], probs.shape)
+    values = (None, w, w**2, w * probs, w * targets)
+    columns = (None if value is None else np.ravel(value) for value in values)
+    sums = (tally(cell.ravel(), column, n_classes * bins).reshape(n_classes, bins) for column in columns)
+    return BinSums(edges, *sums)

@@ -10,11 +10,12 @@ from scipy.special import ndtr
 
 from focalcal._validate import Input, check_choice, check_count
 from focalcal.bins import Array
-from focalcal.events import collect, find_column, score_block
+from focalcal.events import collect, find_column
 from focalcal.groups import Groups, of_cells
 from focalcal.judging import prepare
 from focalcal.metrics.ks import ks_test
 from focalcal.rows import Block, Rows, in_blocks
+from focalcal.scoring import score_block
 from focalcal.simulation import Statistic, draw_rates
 
 _METHODS = ("t-cal", "ks", "spiegelhalter")

@@ -17,12 +17,12 @@ from focalcal.bins import Array, BinSums, bin_classes, bin_rows, equal_width_edg
 from focalcal.engine import row_slices
 from focalcal.estimate import Estimate
 from focalcal.evaluation import TITLES
-from focalcal.events import score_block
 from focalcal.gap_interval import gap_sum_interval
 from focalcal.judging import prepare
 from focalcal.moments import sum_rows
 from focalcal.resample import estimate_mean, estimate_share
 from focalcal.rows import ArrayRows, Block
+from focalcal.scoring import score_block
 
 SCORES = ("nll", "brier", "accuracy", "ece", "classwise_ece")
 

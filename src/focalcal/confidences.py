@@ -13,7 +13,7 @@ those of its rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Self
 
@@ -125,11 +125,14 @@ class Confidences:
     tallies : ndarray of shape (2 or 4, 2 * N_CELLS), optional
         What has become of more than `EXACT` rows: count and Σc of each cell, first of misses, then of hits;
         with weights count, Σw, Σw² and Σwc.
+    effect : float
+        The design effect of clusters, by which Σw² is multiplied; set once all rows are merged.
     """
 
     signed: tuple[NDArray[Any], ...]
     weight: tuple[NDArray[np.float64], ...] = ()
     tallies: Array | None = field(default=None)
+    effect: float = 1.0
 
     @classmethod
     def of(cls, confidence: NDArray[Any], hit: NDArray[np.bool_], weight: NDArray[np.float64] | None) -> Self:
@@ -166,12 +169,16 @@ class Confidences:
         full = np.flatnonzero(tallies[0].sum(axis=0))[::-1]
         count, *others = tallies[:, :, full]
         weight, squared, confidence = others if len(others) == 3 else (count, count, others[0])
-        return Cells(cell_ends(full), count, weight, squared, confidence)
+        return Cells(cell_ends(full), count, weight, self.effect * squared, confidence)
 
     def equal_mass(self, bins: int) -> BinSums:
         """Return the sums in bins of equal mass."""
+        found = self._equal_mass(bins)
+        return replace(found, weight_squared=self.effect * found.weight_squared)
+
+    def _equal_mass(self, bins: int) -> BinSums:
         if self.tallies is not None:
-            return self.cells().equal_mass(bins)
+            return replace(self, effect=1.0).cells().equal_mass(bins)
         signed = np.concatenate(self.signed)  # a copy in any case
         if not self.weight:
             return _bins_by_sorting(signed, bins)

@@ -14,12 +14,13 @@ from focalcal._validate import check_choice, check_folds, check_level
 from focalcal.bins import Array
 from focalcal.confidences import Cells
 from focalcal.estimate import Estimate
-from focalcal.events import collect, find_column, score_block
+from focalcal.events import collect, find_column
 from focalcal.groups import Groups, of_cells
 from focalcal.judging import prepare
 from focalcal.moments import MeanSums, sum_rows
 from focalcal.resample import estimate_mean
 from focalcal.rows import ArrayRows, Block
+from focalcal.scoring import score_block
 from focalcal.simulation import interval
 from focalcal.smoothing import smoothed_gap
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from focalcal._validate import check_bins, check_level
+from focalcal.binned_errors import estimate_binned
 from focalcal.bins import BinSums
 from focalcal.estimate import Estimate
-from focalcal.judging import Judged, judge, warn_of_impossible
-from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
+from focalcal.events import cells_of
+from focalcal.judging import Judged
+from focalcal.metrics.ks import estimate_ks, estimate_mean_gap
+from focalcal.metrics.selective import selective_of
+from focalcal.metrics.smooth import estimate_smooth
+from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share, share_interval
+
+if TYPE_CHECKING:
+    from focalcal.segments import Segment
 
 TITLES = {
     "nll": "NLL (nats)",
@@ -21,6 +27,11 @@ TITLES = {
     "ece": "ECE",
     "ece_equal_mass": "ECE, equal mass",
     "classwise_ece": "class-wise ECE",
+    "ece_l2": "ECE, L2, debiased",
+    "smooth_ece": "smooth ECE",
+    "ks_error": "KS error",
+    "mean_gap": "confidence - acc.",
+    "aurc": "AURC",
 }
 
 
@@ -31,16 +42,20 @@ class Evaluation(Mapping[str, Estimate]):
     Attributes
     ----------
     metrics : dict of str to Estimate
-        "nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece".
+        "nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece"; with ``metrics="all"`` also
+        "ece_l2" (debiased), "smooth_ece", "ks_error", "mean_gap" (mean confidence less accuracy), "aurc".
     n, n_classes : int
         Rows and classes.
     bins : BinSums
         The sums behind the reliability diagram of the top class (equal-width bins).
     classwise : BinSums or None
         The same for every class's probability, shape (K, B); None for a segment.
+    segments : tuple of Segment
+        With `by`: each group's own evaluation, the surest miscalibration first.
 
     Examples
     --------
+    >>> from focalcal import evaluate
     >>> result = evaluate([0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75])
     >>> result["accuracy"].value, result["ece"].value, round(result["nll"].value, 4)
     (1.0, 0.25, 0.2877)
@@ -51,6 +66,7 @@ class Evaluation(Mapping[str, Estimate]):
     n_classes: int
     bins: BinSums
     classwise: BinSums | None = None
+    segments: tuple[Segment, ...] = ()
 
     def __getitem__(self, name: str) -> Estimate:
         return self.metrics[name]
@@ -65,7 +81,25 @@ class Evaluation(Mapping[str, Estimate]):
         """Return plain values for JSON: metrics, n, n_classes, bins; a number that is not finite is None."""
         metrics = {name: estimate.to_dict() for name, estimate in self.metrics.items()}
         bins = self.bins.to_dict()
-        return {"n": self.n, "n_classes": self.n_classes, "metrics": _finite(metrics), "bins": bins}
+        document = {"n": self.n, "n_classes": self.n_classes, "metrics": _finite(metrics), "bins": bins}
+        return document | ({"segments": [one.to_dict() for one in self.segments]} if self.segments else {})
+
+    def bin_table(self, interval: str = "wilson") -> list[dict[str, float]]:
+        """Return the occupied bins of the reliability diagram as rows, each hit rate with its interval.
+
+        Parameters
+        ----------
+        interval : {"wilson", "clopper-pearson"}
+            The latter never covers less than it says, and is wider.
+
+        Examples
+        --------
+        >>> from focalcal import evaluate
+        >>> evaluate([1, 1, 0, 1], [0.75] * 4).bin_table()[0]["hit_rate"]
+        0.75
+        """
+        level = next(iter(self.metrics.values())).level
+        return self.bins.table(share_interval(interval), level)
 
     def __str__(self) -> str:
         level = next(iter(self.metrics.values())).level
@@ -86,84 +120,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def evaluate(
-    y_true: Any,
-    y_prob: Any = None,
-    sample_weight: Any = None,
-    *,
-    input: str = "probs",
-    classes: Any = None,
-    bins: int = 15,
-    level: float = 0.95,
-    executor: Executor | None = None,
-) -> Evaluation:
-    """Judge predictions: NLL, Brier score, accuracy and calibration errors, each with an interval.
-
-    Parameters
-    ----------
-    y_true : array_like of shape (n,)
-        Labels: column numbers, booleans or names. Or, alone, what `focalcal.open_scores` returns.
-    y_prob : array_like of shape (n, K), (n,) or (n, 1)
-        Probabilities, or logits where `input` says so. One column is the second of two classes.
-    sample_weight : array_like of shape (n,), optional
-        Non-negative weights.
-    input : {"probs", "logits"}
-        What `y_prob` holds; never guessed. Log-probabilities may be passed as logits.
-    classes : array_like of shape (K,), optional
-        The class of each column, where the labels do not tell.
-    bins : int
-        Bins of the calibration errors and of the reliability diagram.
-    level : float
-        Coverage of the intervals.
-    executor : concurrent.futures.Executor, optional
-        Where blocks of rows are summed; by default in this thread.
-
-    Returns
-    -------
-    Evaluation
-
-    Raises
-    ------
-    ValueError
-        If values, shapes, labels or weights cannot be right; the message says which row or value.
-
-    Warns
-    -----
-    CalibrationWarning
-        If a label was given no chance: probability 0, or a logit of −inf (then the NLL is infinite).
-
-    See Also
-    --------
-    nll, brier, accuracy, ece, classwise_ece : the metrics one by one, with their conventions.
-
-    Notes
-    -----
-    One pass over the rows in blocks. For the equal-mass bins one confidence a row is kept, up to 4 million
-    rows; beyond, counts in fine cells (`focalcal.confidences`).
-
-    Examples
-    --------
-    >>> result = evaluate(["a", "b", "b", "b"], [0.5, 0.5, 0.5, 1.0])
-    >>> result["brier"].value, result["accuracy"].value
-    (0.375, 0.5)
-    """
-    bins, level = check_bins(bins), check_level(level)
-    sums, rows = judge(
-        y_true,
-        y_prob,
-        sample_weight,
-        input,
-        classes,
-        bins=bins,
-        with_classes=True,
-        with_confidence=True,
-        executor=executor,
-    )
-    warn_of_impossible(sums, rows.n)
-    return evaluation_of(sums, rows.n_classes, level)
-
-
-def evaluation_of(sums: Judged, n_classes: int, level: float) -> Evaluation:
+def evaluation_of(sums: Judged, n_classes: int, level: float, *, more: bool = False) -> Evaluation:
     """Return every metric that the sums of a pass hold."""
     n = sums.nll.count
     metrics = {
@@ -177,4 +134,20 @@ def evaluation_of(sums: Judged, n_classes: int, level: float) -> Evaluation:
         metrics["ece_equal_mass"] = estimate_gap_sum(by_mass, n, level)
     if sums.classwise is not None:
         metrics["classwise_ece"] = estimate_gap_sum(sums.classwise, n, level)
+    if more:
+        metrics |= _more(sums, n, level)
     return Evaluation(metrics, n, n_classes, sums.top, sums.classwise)
+
+
+def _more(sums: Judged, n: int, level: float) -> dict[str, Estimate]:
+    """Return the metrics that cost more than a pass over bins."""
+    found = {"ece_l2": estimate_binned(sums.top, n, level, "l2", debiased=True)}
+    if sums.confidences is not None:
+        cells = cells_of(sums.confidences)
+        found |= {
+            "smooth_ece": estimate_smooth(cells, n, level),
+            "ks_error": estimate_ks(cells, n, level),
+            "mean_gap": estimate_mean_gap(cells, n, level),
+            "aurc": selective_of(cells, n, level).aurc,
+        }
+    return found

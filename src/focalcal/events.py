@@ -6,17 +6,20 @@ equal probability, or, beyond `CELLS` rows, of nearly equal probability (`focalc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import Input, check_block
+from focalcal._validate import Input
 from focalcal.bins import Array, BinSums, bin_rows, equal_width_edges, find_bin, tally
+from focalcal.clusters import design_effect
 from focalcal.confidences import Cells, Confidences
-from focalcal.judging import Scored, prepare, score_logits, score_probs
-from focalcal.rows import Block, Rows, in_blocks
+from focalcal.engine import row_slices
+from focalcal.judging import prepare
+from focalcal.rows import ArrayRows, Block, Rows, in_blocks
+from focalcal.scoring import score_block
 
 #: Rows up to which every probability is a cell of its own.
 CELLS = 1 << 18
@@ -71,15 +74,33 @@ class PredictedPass:
         return BinSums(edges, *(tally(place, value, size) for value in values))
 
 
-def score_block(block: Block, kind: Input) -> Scored:
-    """Check the values of a block and score its rows."""
-    check_block(block.scores, kind, "y_prob", block.first)
-    return (score_probs if kind == "probs" else score_logits)(block.scores, block.codes)
-
-
 def collect(rows: Rows, column: int | None = None) -> Cells:
     """Return the events of rows in cells of rising probability."""
-    return cells_of(rows.map_sum(EventPass(rows.kind, column)))
+    if isinstance(rows, ArrayRows) and rows.codes.ndim == 2:
+        return _soft_cells(rows, column)
+    cells = cells_of(rows.map_sum(EventPass(rows.kind, column)))
+    if isinstance(rows, ArrayRows) and rows.cluster is not None:
+        effect = design_effect(rows, column)
+        cells = replace(cells, weight_squared=cells.weight_squared * effect)
+    return cells
+
+
+def _soft_cells(rows: ArrayRows, column: int | None) -> Cells:
+    """Return events that happen with a given chance: each row is a hit and a miss, weighted by it."""
+    place, chance = np.empty(rows.n), np.empty(rows.n)
+    for part in row_slices(rows.n, rows.n_classes):
+        block = Block(rows.scores[part], rows.codes[part], None, part.start)
+        scored = score_block(block, rows.kind)
+        place[part] = scored.confidence if column is None else scored.probs[:, column]
+        chance[part] = scored.hit if column is None else block.codes[:, column]
+    end, at = np.unique(place, return_inverse=True)
+    w = np.ones(rows.n) if rows.weight is None else rows.weight
+
+    def by_cell(values: Array) -> Array:
+        return np.stack([tally(at, values * part, len(end)) for part in (1 - chance, chance)])
+
+    weight = by_cell(w)
+    return Cells(end, by_cell(np.ones(rows.n)), weight, by_cell(w**2), weight * end)
 
 
 def events_of(

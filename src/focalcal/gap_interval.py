@@ -120,6 +120,12 @@ def gap_sum_interval(sums: BinSums, level: float) -> Inverted:
     return invert(tests, float(np.abs(cells.gap).sum()), level)
 
 
+def chance(sums: BinSums) -> float:
+    """Return how often calibrated rows would show an error as large: the p-value of calibration."""
+    cells = ClassCells.of(sums)
+    return moments(cells, np.zeros_like(cells.share)).tail(float(np.abs(cells.gap).sum()))
+
+
 def error_by_chance(sums: BinSums) -> float:
     """Return the plug-in error that perfectly calibrated rows would show on average."""
     cells = ClassCells.of(sums)

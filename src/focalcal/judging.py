@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,15 +16,18 @@ from focalcal._validate import (
     SUM_TOLERANCE,
     CalibrationWarning,
     Input,
-    check_block,
     check_input,
-    to_logits,
+    check_lengths,
+    check_source_alone,
 )
-from focalcal.bins import BinSums, bin_classes, bin_rows, equal_width_edges
+from focalcal.bins import BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges
+from focalcal.clusters import clustered
 from focalcal.confidences import Confidences
 from focalcal.kernels import loops
+from focalcal.layout import as_rows_of
 from focalcal.moments import MeanSums, sum_rows
-from focalcal.rows import Block, Rows, as_rows, in_blocks, is_source
+from focalcal.rows import ArrayRows, Block, Rows, as_rows, in_blocks, is_source
+from focalcal.scoring import score_block
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class Pass:
     def __call__(self, block: Block) -> Judged:
         """Return the sums over the rows of a block of any size."""
         half = block.scores.dtype == np.float16
-        if kernels.compiled() is None or (half and block.scores.ndim == 1):
+        if kernels.compiled() is None or (half and block.scores.ndim == 1) or block.codes.ndim == 2:
             return in_blocks(self._judge, block)
         return in_blocks(self._compiled, block) if half else self._compiled(block)
 
@@ -126,83 +129,25 @@ class Pass:
 
     def _judge(self, block: Block) -> Judged:
         scores, codes, weight = block.scores, block.codes, block.weight
-        check_block(scores, self.kind, "y_prob", block.first)
-        scored = score_probs(scores, codes) if self.kind == "probs" else score_logits(scores, codes)
+        scored = score_block(block, self.kind)
         edges = equal_width_edges(self.bins, scores.dtype)
+        soft = codes.ndim == 2
+        bin_all = bin_targets if soft else bin_classes
         counts = np.ones(len(codes), np.bool_) if weight is None else weight > 0
         return Judged(
             nll=sum_rows(scored.nll, weight),
             brier=sum_rows(scored.brier, weight),
             accuracy=sum_rows(scored.hit, weight),
             top=bin_rows(scored.confidence, scored.hit, weight, edges),
-            classwise=bin_classes(scored.probs, codes, weight, edges) if self.with_classes else None,
+            classwise=bin_all(scored.probs, codes, weight, edges) if self.with_classes else None,
             confidences=(
-                Confidences.of(scored.confidence, scored.hit, weight) if self.with_confidence else None
+                Confidences.of(scored.confidence, scored.hit, weight)
+                if self.with_confidence and not soft
+                else None
             ),
             floored=int((scored.floored & counts).sum()),
             impossible=int((np.isinf(scored.nll) & counts).sum()),
         )
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The scores of each row of a block."""
-
-    probs: NDArray[Any]  # (b, K), may be written to
-    confidence: NDArray[Any]  # (b,)
-    hit: NDArray[np.bool_]  # (b,)
-    nll: NDArray[Any]  # (b,), nats
-    brier: NDArray[Any]  # (b,)
-    floored: NDArray[np.bool_]  # (b,)
-
-
-def score_logits(block: NDArray[Any], y: NDArray[np.intp]) -> Scored:
-    """Score rows of logits in the log domain.
-
-    The largest logit stays out of the sum S = Σ exp(z_j − z_max), so that −log p = log1p(S) of a confident
-    hit, and 1 − p = S/(1 + S), keep all their digits.
-    """
-    z = to_logits(block, "logits")
-    at = np.arange(len(z))
-    top = z.argmax(axis=1)
-    p = z - z[at, top][:, None]
-    relative = p[at, y]
-    np.exp(p, out=p)
-    p[at, top] = 0
-    others = p.sum(axis=1)
-    total = 1 + others
-    p /= total[:, None]
-    confidence = 1 / total
-    p[at, top] = confidence
-    hit = top == y
-    missing = np.where(hit, others / total, 1 - p[at, y])
-    nll = np.log1p(others) - relative
-    return Scored(p, confidence, hit, nll, _brier(p, y, missing), np.zeros(len(z), np.bool_))
-
-
-def score_probs(block: NDArray[Any], y: NDArray[np.intp]) -> Scored:
-    """Score rows of probabilities as they are, without normalising them."""
-    if block.ndim == 1:
-        wide = np.clip(block.astype(np.float64), 0, 1)
-        p = np.stack([1 - wide, wide], axis=1)  # exact in float64 for every float32
-    else:
-        p = np.minimum(block, 1, dtype=np.float64 if block.dtype == np.float64 else np.float32)
-    at = np.arange(len(p))
-    top = p.argmax(axis=1)
-    chance = p[at, y]
-    confidence = p[at, top].astype(block.dtype)
-    floored = chance < PROBABILITY_FLOOR
-    nll = -np.log(np.maximum(chance, chance.dtype.type(PROBABILITY_FLOOR)))
-    return Scored(p, confidence, top == y, nll, _brier(p, y, 1 - chance), floored)
-
-
-def _brier(p: NDArray[Any], y: NDArray[np.intp], missing: NDArray[Any]) -> NDArray[Any]:
-    at = np.arange(len(p))
-    kept = p[at, y]
-    p[at, y] = 0  # so that no 1 − p is squared after rounding
-    others = np.einsum("ij,ij->i", p, p)
-    p[at, y] = kept
-    return np.asarray(others + missing**2)
 
 
 def judge(
@@ -213,11 +158,20 @@ def judge(
     classes: Any,
     *,
     executor: Executor | None = None,
+    ignore_index: int | None = None,
     **options: Any,
 ) -> tuple[Judged, Rows]:
     """Check the input and sum over its rows in one pass, with the options of `Pass`."""
-    rows, _ = prepare(y_true, y_prob, sample_weight, kind, classes, executor)
-    return rows.map_sum(Pass(rows.kind, **options)), rows
+    rows, _ = prepare(
+        y_true, y_prob, sample_weight, kind, classes, executor=executor, ignore_index=ignore_index
+    )
+    return judge_rows(rows, Pass(rows.kind, **options)), rows
+
+
+def judge_rows(rows: Rows, task: Pass) -> Judged:
+    """Sum over rows in one pass; where they form clusters, in the sums that standard errors need too."""
+    sums = rows.map_sum(task)
+    return sums if not isinstance(rows, ArrayRows) or rows.cluster is None else clustered(sums, rows)
 
 
 def prepare(
@@ -226,12 +180,24 @@ def prepare(
     sample_weight: Any,
     kind: str,
     classes: Any,
+    *,
     executor: Executor | None = None,
+    ignore_index: int | None = None,
+    cluster: Any = None,
 ) -> tuple[Rows, NDArray[Any]]:
     """Check the input and return its rows and the class of each column."""
     if is_source(y_true):
+        check_source_alone(ignore_index, cluster)
         y_true, y_prob, kind = y_prob, y_true, y_true.input
-    return as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor, name="y_prob")
+        return as_rows(y_prob, y_true, sample_weight, check_input(kind), classes, executor)
+    given = as_rows_of(y_true, y_prob, sample_weight, ignore_index, cluster)
+    rows, found = as_rows(
+        given.scores, given.y, given.weight, check_input(kind), classes, executor, name="y_prob", soft=True
+    )
+    if given.cluster is None:
+        return rows, found
+    check_lengths(rows.n, given.cluster, "cluster")
+    return replace(rows.in_memory(), cluster=given.cluster), found
 
 
 def warn_of_impossible(sums: Judged, n: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
-from focalcal._validate import check_level
-from focalcal.bins import Array, BinSums
+from focalcal._validate import check_choice, check_level
+from focalcal.bins import Array, BinSums, Interval
 from focalcal.estimate import Estimate
 from focalcal.gap_interval import gap_sum_interval
 from focalcal.moments import MeanSums
@@ -43,6 +43,42 @@ def wilson_interval(rate: Any, count: Any, level: float = 0.95) -> tuple[Array, 
     half = z * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / scale
     # at 0 and 1 the ends are exact, not a rounding error away
     return np.where(rate == 0, 0.0, centre - half), np.where(rate == 1, 1.0, centre + half)
+
+
+def clopper_pearson_interval(rate: Any, count: Any, level: float = 0.95) -> tuple[Array, Array]:
+    """Return the exact interval for a share of hits, which never covers less than its level.
+
+    Parameters
+    ----------
+    rate, count, level
+        As for `wilson_interval`; a fractional effective count is taken as it is.
+
+    Returns
+    -------
+    low, high : ndarray
+
+    References
+    ----------
+    Clopper and Pearson 1934.
+
+    Examples
+    --------
+    >>> low, high = clopper_pearson_interval(0.0, 10)
+    >>> float(low), round(float(high), 4)  # 1 - 0.025^(1/10)
+    (0.0, 0.3085)
+    """
+    rate, count = np.asarray(rate, np.float64), np.asarray(count, np.float64)
+    tail = (1 - check_level(level)) / 2
+    hits, misses = np.maximum(rate * count, 1e-300), np.maximum((1 - rate) * count, 1e-300)
+    low, high = betaincinv(hits, misses + 1, tail), betaincinv(hits + 1, misses, 1 - tail)
+    low = np.where(rate == 0, 0.0, low)
+    return np.where(np.isnan(rate), np.nan, low), np.where(rate == 1, 1.0, high)
+
+
+def share_interval(method: str) -> Interval:
+    """Return the function that gives intervals of shares: "wilson" or "clopper-pearson"."""
+    methods: dict[str, Interval] = {"wilson": wilson_interval, "clopper-pearson": clopper_pearson_interval}
+    return methods[check_choice("interval", method, tuple(methods))]
 
 
 def estimate_mean(sums: MeanSums, n: int, level: float) -> Estimate:

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from focalcal._validate import (
     Input,
+    as_array,
     as_scores,
     check_alone,
     check_block,
+    check_lengths,
     check_weights,
     class_count,
     warn_of_probabilities,
 )
 from focalcal.engine import Mergeable, map_sum, row_slices
 from focalcal.labels import as_labels, encode, find_classes
+from focalcal.layout import as_targets
 
 #: Tasks that rows in memory are cut into, more of them beyond 2²⁸ numbers; not by the number of workers, so
 #: that sums do not depend on it.
@@ -44,7 +47,7 @@ class Block:
     """Some consecutive rows."""
 
     scores: NDArray[Any]  # (b, K) or (b,), float16/32/64
-    codes: NDArray[np.int64]  # (b,) column of the label
+    codes: NDArray[Any]  # (b,) column of the label, or (b, K) the distribution of labels
     weight: NDArray[np.float64] | None  # (b,)
     first: int = 0  # number of its first row in the whole
     segment: NDArray[np.int64] | None = None  # (b,) number of the row's segment
@@ -136,12 +139,13 @@ class ArrayRows:
     """Rows in memory."""
 
     scores: NDArray[Any]  # (n, K) or (n,)
-    codes: NDArray[np.int64]  # (n,)
+    codes: NDArray[Any]  # (n,), or (n, K) where labels are distributions
     weight: NDArray[np.float64] | None  # (n,)
     kind: Input
     executor: Executor | None = None
     segment: NDArray[np.int64] | None = None  # (n,) number of the row's segment
     segments: tuple[str | None, ...] = ()  # what the numbers stand for
+    cluster: NDArray[np.int64] | None = None  # (n,) rows that are not independent share a number
 
     @property
     def n(self) -> int:
@@ -196,18 +200,25 @@ def as_rows(
     executor: Executor | None = None,
     *,
     name: str = "X",
+    soft: bool = False,
 ) -> tuple[Rows, NDArray[Any]]:
     """Check shapes, labels and weights, and return the rows and the class of each column.
 
-    X may be a `Source`, which holds labels and weights itself. The values of the scores are left to
-    whoever reads them first: see `CheckValues`.
+    X may be a `Source`, which holds labels and weights itself. With `soft`, y may hold a distribution of
+    labels a row. The values of the scores are left to whoever reads them first: see `CheckValues`.
     """
     if is_source(X):
         check_alone(X.input, kind, y, sample_weight)
         return X.rows(classes, executor)
     scores = as_scores(X, name)
-    labels = as_labels(y, len(scores))
     weight = check_weights(sample_weight, len(scores))
+    targets = as_targets(y, class_count(scores)) if soft else None
+    if targets is not None:
+        check_lengths(len(scores), targets, "y")
+        columns = np.arange(class_count(scores)) if classes is None else as_array(classes, "classes")
+        wide = None if weight is None else weight.astype(np.float64, copy=False)
+        return ArrayRows(scores, targets, wide, kind, executor), columns
+    labels = as_labels(y, len(scores))
     found = find_classes(labels, class_count(scores), classes)
     warn_of_probabilities(scores, kind, stacklevel=4)
     codes = encode(labels, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from focalcal._validate import check_level
 from focalcal.brownian import sup_quantile, sup_tail
@@ -75,6 +76,16 @@ def estimate_ks(cells: Cells, n: int, level: float) -> Estimate:
     band = sup_quantile(level) * stderr
     low, high = max(value - band, 0.0), min(value + band, 1.0)
     return Estimate(value, stderr if n > 1 else float("nan"), low, high, n, "uniform band", level)
+
+
+def estimate_mean_gap(cells: Cells, n: int, level: float) -> Estimate:
+    """Return mean confidence less accuracy: positive means over-confident."""
+    total, c = float(cells.weight.sum()), cells.mean_confidence
+    value = float((cells.confidence.sum(axis=0) - cells.weight[1]).sum()) / total
+    square = cells.weight_squared[0] @ (c - value) ** 2 + cells.weight_squared[1] @ (1 - c + value) ** 2
+    stderr = float(np.sqrt(square)) / total if n > 1 else float("nan")
+    half = float(ndtri(0.5 + level / 2)) * stderr
+    return Estimate(value, stderr, value - half, value + half, n, "normal", level)
 
 
 def ks_test(cells: Cells) -> tuple[float, float]:

@@ -18,13 +18,13 @@ from focalcal._validate import (
     to_logits,
 )
 from focalcal.estimate import Estimate
-from focalcal.events import score_block
 from focalcal.judging import judge, prepare, warn_of_impossible
 from focalcal.maps import temperature_map
 from focalcal.moments import MeanSums, sum_rows
 from focalcal.resample import estimate_mean, estimate_share
 from focalcal.rows import Block, in_blocks, is_source
 from focalcal.scores import focal_loss, proper_focal_loss
+from focalcal.scoring import score_block
 
 
 def nll(

@@ -1,0 +1,105 @@
+r"""Standard errors where rows come in clusters: pixels of an image, prompts of a question.
+
+The mean of a score over clusters is a ratio of sums, so each cluster counts as one row whose weight is that
+of its rows. Bins keep their sums; only what stands for their rows is changed, by the *design effect*
+
+.. math:: d = \frac{\sum_g \sum_b (\sum_{i \in g \cap b} w_i e_i)^2}{\sum_i w_i^2 e_i^2},
+          \quad e_i = y_i - \bar y_b,
+
+the variance of the bins' residuals over what it would be were rows independent (at least 1).
+
+References
+----------
+Kish 1965, Survey Sampling; Liang and Zeger 1986.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focalcal.bins import Array, BinSums, equal_width_edges, find_bin, tally
+from focalcal.engine import row_slices
+from focalcal.moments import MeanSums, sum_rows
+from focalcal.rows import ArrayRows, Block
+from focalcal.scoring import score_block
+
+if TYPE_CHECKING:
+    from focalcal.judging import Judged
+
+#: Bins of probability within which residuals are compared.
+_BINS = 15
+
+
+def clustered(sums: Judged, rows: ArrayRows) -> Judged:
+    """Return the sums of a pass with what their standard errors need corrected for clusters."""
+    scores = score_rows(rows)
+    effect = _effect(scores[3], scores[2], rows)
+    nll, brier, hit = (_mean_sums(scores[i], rows) for i in range(3))
+    return replace(
+        sums,
+        nll=replace(nll, count=sums.nll.count),
+        brier=replace(brier, count=sums.brier.count),
+        accuracy=replace(hit, count=sums.accuracy.count),
+        top=_inflated(sums.top, effect),
+        classwise=None if sums.classwise is None else _inflated(sums.classwise, effect),
+        confidences=None if sums.confidences is None else replace(sums.confidences, effect=effect),
+    )
+
+
+def design_effect(rows: ArrayRows, column: int | None = None) -> float:
+    """Return how much larger the variance of hits in bins is than were rows independent."""
+    if column is None:
+        scores = score_rows(rows)
+        return _effect(scores[3], scores[2], rows)
+    place = np.concatenate([score_block(block, rows.kind).probs[:, column] for block in _blocks(rows)])
+    return _effect(place, (rows.codes == column).astype(np.float64), rows)
+
+
+def score_rows(rows: ArrayRows) -> Array:
+    """Return NLL, Brier score, hit and confidence of every row, shape (4, n)."""
+    kept = np.empty((4, rows.n))
+    for block in _blocks(rows):
+        scored = score_block(block, rows.kind)
+        part = slice(block.first, block.first + len(block))
+        kept[:, part] = scored.nll, scored.brier, scored.hit, scored.confidence
+    return kept
+
+
+def _blocks(rows: ArrayRows) -> Any:
+    whole = Block(rows.scores, rows.codes, rows.weight)
+    return (whole.part(part) for part in row_slices(rows.n, rows.n_classes))
+
+
+def _weights(rows: ArrayRows) -> Array:
+    return np.ones(rows.n) if rows.weight is None else rows.weight
+
+
+def _mean_sums(x: Array, rows: ArrayRows) -> MeanSums:
+    """Sum a score over clusters, each weighted as its rows together."""
+    w = _weights(rows)
+    total = tally(_cluster(rows), w, 0)
+    sums = tally(_cluster(rows), np.where(w > 0, w * x, 0.0), 0)
+    return sum_rows(np.divide(sums, total, out=np.zeros_like(sums), where=total > 0), total)
+
+
+def _cluster(rows: ArrayRows) -> NDArray[np.int64]:
+    assert rows.cluster is not None
+    return rows.cluster
+
+
+def _effect(place: Array, hit: Array, rows: ArrayRows) -> float:
+    w, bins = _weights(rows), find_bin(place, equal_width_edges(_BINS))
+    weight = tally(bins, w, _BINS)
+    rate = np.divide(tally(bins, w * hit, _BINS), weight, out=np.zeros(_BINS), where=weight > 0)
+    residual = w * (hit - rate[bins])
+    together = tally(_cluster(rows) * _BINS + bins, residual, 0)
+    alone = float(residual @ residual)
+    return max(1.0, float(together @ together) / alone) if alone > 0 else 1.0
+
+
+def _inflated(sums: BinSums, effect: float) -> BinSums:
+    return replace(sums, weight_squared=sums.weight_squared * effect)
