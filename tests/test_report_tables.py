@@ -208,6 +208,24 @@ def test_segments_show_their_test_when_there_is_one(ten):
     assert segment_table([]) is None
 
 
+def test_a_test_that_was_not_made_is_no_column(ten):
+    segment = Segment("de", {"after": ten["after"]})
+    for name in ("p_value", "adjusted_p_value"):
+        object.__setattr__(segment, name, float("nan"))
+    assert "Calibrated? p (Holm)" not in segment_table([segment])["columns"]
+
+
+def test_a_negative_metric_has_a_minus_and_is_not_said_to_be_better_when_low(tmp_path, ten):
+    gap = Estimate(-0.025, 0.01, -0.045, -0.005, 100, "test")
+    more = {
+        name: Evaluation(e.metrics | {"mean_gap": gap}, e.n, e.n_classes, e.bins) for name, e in ten.items()
+    }
+    text = page(tmp_path, more)
+    assert "<b>−2.50%</b><small>−4.50% – −0.50%</small>" in text
+    assert "every metric but accuracy and the mean gap, lower is better" in text
+    assert "every metric but accuracy, lower is better" in page(tmp_path, ten)
+
+
 def test_hostile_names_are_text_and_short(tmp_path, ten):
     text = page(tmp_path, ten, classes=HOSTILE, by=HOSTILE[0], segments=[Segment(HOSTILE[0], dict(ten))])
     assert text.count("<script") == 2

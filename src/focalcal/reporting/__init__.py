@@ -156,6 +156,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         "same_rows": len(evaluations) > 1 and len({e.n for e in evaluations.values()}) == 1,
         "paired": facts.difference is not None,
         "metrics": metric_rows(evaluations),
+        "signed": any("mean_gap" in e for e in evaluations.values()),
         "segments": segment_table(facts.segments),
         "diagrams": [diagram(name, e) for name, e in evaluations.items()],
         "classes": None if classes is None else class_view(classes),

@@ -18,7 +18,7 @@ from focalcal.plots import percent
 from focalcal.reporting.classes import Classes
 from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
-from focalcal.reporting.tables import p_text
+from focalcal.reporting.tables import p_text, p_values
 from focalcal.reporting.words import change, interval, lean
 from focalcal.segments import Segment
 
@@ -208,8 +208,8 @@ def _of_classes(facts: Facts) -> Iterator[Advice]:
 
 
 def _of_segments(facts: Facts) -> Iterator[Advice]:
-    p_values = [getattr(segment, "adjusted_p_value", None) for segment in facts.segments]
-    pairs = [(segment, p) for segment, p in zip(facts.segments, p_values, strict=True) if p is not None]
+    adjusted = [(segment, p_values(segment)[1]) for segment in facts.segments]
+    pairs = [(segment, p) for segment, p in adjusted if p is not None]
     level = facts.sets[0]["ece"].level
     if pairs:
         sure = [segment for segment, p in pairs if p < _SURE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,10 @@ _METRICS = {
     "classwise_ece": ("Class-wise ECE", "every class's probability against its frequency"),
     "smooth_ece": ("Smooth ECE", "as the ECE, with a kernel in the place of bins"),
     "ece_equal_mass": ("ECE, equal-mass bins", "as the ECE, with as many rows in each bin"),
+    "ece_l2": ("ECE, L2, debiased", "root mean square of the gaps, less what chance adds"),
     "ks_error": ("KS error", "largest sum of gaps up to any confidence; no bins"),
+    "mean_gap": ("Mean gap", "mean confidence less accuracy; above 0 is over-confident"),
+    "aurc": ("AURC", "mean error when the least confident rows are left out, area over their share"),
     "kernel_ece": ("Kernel ECE", "all probabilities at once, with a kernel in the place of bins"),
 }
 
@@ -67,17 +71,25 @@ def metric_rows(evaluations: Mapping[str, Evaluation]) -> list[list[dict[str, An
 
 
 def _in_percent(name: str) -> bool:
-    return name == "accuracy" or name.endswith("ece") or name.startswith("ece") or name.endswith("_error")
+    return (
+        name in ("accuracy", "mean_gap")
+        or name.endswith("ece")
+        or name.startswith("ece")
+        or name.endswith("_error")
+    )
 
 
 def cell(e: Estimate | None, name: str = "ece") -> Cell:
     """Return a value with its interval below, and what a column is sorted by."""
     if e is None:
         return {"text": "–", "sub": "", "sort": -1}
-    value = percent(e) if _in_percent(name) else f"{e.value:.4f}"
-    ends = [percent(e, end) if _in_percent(name) else f"{end:.4f}" for end in (e.low, e.high)]
+    value, *ends = (_number(e, of, _in_percent(name)) for of in (e.value, e.low, e.high))
     sub = " – ".join(ends) if np.isfinite(e.low) else "no interval"
     return {"text": value, "sub": sub, "sort": _sort(e.value)}
+
+
+def _number(e: Estimate, value: float, in_percent: bool) -> str:
+    return (percent(e, value) if in_percent else f"{value:.4f}").replace("-", "−")
 
 
 def _sort(value: float) -> str:
@@ -124,7 +136,7 @@ def segment_table(segments: Sequence[Segment]) -> dict[str, Any] | None:
     for name in names:
         suffix = f", {shown(name)}" if len(names) > 1 else ""
         columns += [f"Log loss{suffix}", f"ECE{suffix}"]
-    tested = any(getattr(segment, "p_value", None) is not None for segment in segments)
+    tested = any(p_values(segment)[0] is not None for segment in segments)
     rows = []
     for segment in segments:
         value = "(none)" if segment.value is None else segment.value
@@ -135,9 +147,16 @@ def segment_table(segments: Sequence[Segment]) -> dict[str, Any] | None:
     return _table("segments", [*columns, *(["Calibrated? p (Holm)"] if tested else [])], rows)
 
 
+def p_values(segment: Segment) -> tuple[float | None, float | None]:
+    """Return the p-value of a segment's test, alone and adjusted; None where it was not made."""
+    found = (getattr(segment, name, None) for name in ("p_value", "adjusted_p_value"))
+    alone, adjusted = (None if p is None or math.isnan(p) else float(p) for p in found)
+    return alone, adjusted
+
+
 def p_cell(segment: Segment) -> Cell:
     """Return the p-value of a segment's test, allowed for the number of segments, and by itself below."""
-    alone, adjusted = (getattr(segment, name, None) for name in ("p_value", "adjusted_p_value"))
+    alone, adjusted = p_values(segment)
     if alone is None:
         return {"text": "–", "sub": "", "sort": 2}
     shown_p = alone if adjusted is None else adjusted
