@@ -1,7 +1,8 @@
 r"""Standard errors where rows come in clusters: pixels of an image, prompts of a question.
 
-The mean of a score over clusters is a ratio of sums, so each cluster counts as one row whose weight is that
-of its rows. Bins keep their sums; only what stands for their rows is changed, by the *design effect*
+The mean of a score over clusters is a ratio of sums: its standard error is that of the clusters' means, each
+weighted as its rows together. Bins keep their sums; only what stands for the number of their rows is changed,
+by the *design effect*
 
 .. math:: d = \frac{\sum_g \sum_b (\sum_{i \in g \cap b} w_i e_i)^2}{\sum_i w_i^2 e_i^2},
           \quad e_i = y_i - \bar y_b,
@@ -38,12 +39,13 @@ def clustered(sums: Judged, rows: ArrayRows) -> Judged:
     """Return the sums of a pass with what their standard errors need corrected for clusters."""
     scores = score_rows(rows)
     effect = _effect(scores[3], scores[2], rows)
-    nll, brier, hit = (_mean_sums(scores[i], rows) for i in range(3))
+    means = zip((sums.nll, sums.brier, sums.accuracy), scores[:3], strict=True)
+    nll, brier, accuracy = (_of_clusters(alone, x, rows) for alone, x in means)
     return replace(
         sums,
-        nll=replace(nll, count=sums.nll.count),
-        brier=replace(brier, count=sums.brier.count),
-        accuracy=replace(hit, count=sums.accuracy.count),
+        nll=nll,
+        brier=brier,
+        accuracy=accuracy,
         top=_inflated(sums.top, effect),
         classwise=None if sums.classwise is None else _inflated(sums.classwise, effect),
         confidences=None if sums.confidences is None else replace(sums.confidences, effect=effect),
@@ -78,12 +80,20 @@ def _weights(rows: ArrayRows) -> Array:
     return np.ones(rows.n) if rows.weight is None else rows.weight
 
 
-def _mean_sums(x: Array, rows: ArrayRows) -> MeanSums:
-    """Sum a score over clusters, each weighted as its rows together."""
+def _of_clusters(alone: MeanSums, x: Array, rows: ArrayRows) -> MeanSums:
+    """Return the sums of a mean with the standard error of clusters, each weighted as its rows together."""
     w = _weights(rows)
     total = tally(_cluster(rows), w, 0)
     sums = tally(_cluster(rows), np.where(w > 0, w * x, 0.0), 0)
-    return sum_rows(np.divide(sums, total, out=np.zeros_like(sums), where=total > 0), total)
+    means = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
+    ratio = sum_rows(means, total).stderr / alone.stderr if alone.stderr > 0 else 1.0
+    effect = ratio**2 if np.isfinite(ratio) else 1.0
+    return replace(
+        alone,
+        weight_squared=effect * alone.weight_squared,
+        cross=effect * alone.cross,
+        square=effect * alone.square,
+    )
 
 
 def _cluster(rows: ArrayRows) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ def smooth_ece(
     input: str = "probs",
     classes: Any = None,
     of_class: Any = None,
-    convention: str = "relplot",
+    convention: str = "exact",
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
@@ -38,8 +38,8 @@ def smooth_ece(
         As in `focalcal.evaluate`.
     of_class : label, optional
         The class whose probability is judged. By default the top class is: its confidence and hits.
-    convention : {"relplot", "exact"}
-        On the reference implementation's grids, or the paper's integral.
+    convention : {"exact", "relplot"}
+        The paper's integral, or what the reference implementation, relplot 1.0, returns.
     seed : int
         Of the interval's simulation.
 
@@ -53,8 +53,10 @@ def smooth_ece(
     :math:`\mathrm{smECE}_\sigma = \int_0^1 |E[K_\sigma(c, t)(c - y)]|\,dt` with the Gaussian kernel reflected
     at 0 and 1, at the σ with :math:`\mathrm{smECE}_\sigma = \sigma` (found by ten bisections, from above).
 
-    The two conventions differ by up to a few percent of the value where many confidences are within 0.001 of
-    1: relplot's grid counts half of what lies at its ends. Elsewhere they agree to three digits.
+    relplot's grid keeps half of what lies at its ends, within 0.001 of 0 or 1, and weights by that density. On
+    networks that are often sure this matters: on a CIFAR-10 network with 79 % of its confidences above .999
+    it returns .069 where all gaps have one sign and the mean gap, which smECE then equals, is .046. Where
+    few confidences are near the ends the two agree to three digits. The interval is of the paper's value.
 
     Beyond 262,144 rows equal cells of 1/1024 of 1 − c are smoothed instead of rows.
 
@@ -72,15 +74,13 @@ def smooth_ece(
     >>> round(sure.value, 3), sure.low < 0.4 < sure.high
     (0.4, True)
     """
-    check_choice("convention", convention, ("relplot", "exact"))
+    check_choice("convention", convention, ("exact", "relplot"))
     level = check_level(level)
     cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class)
     return estimate_smooth(cells, n, level, convention, seed)
 
 
-def estimate_smooth(
-    cells: Cells, n: int, level: float, convention: str = "relplot", seed: int = 0
-) -> Estimate:
+def estimate_smooth(cells: Cells, n: int, level: float, convention: str = "exact", seed: int = 0) -> Estimate:
     """Return the smooth ECE of events with its interval."""
     place = cells.mean_confidence.clip(0, 1)
     weight = cells.weight.sum(axis=0)
