@@ -1,4 +1,4 @@
-"""The explorer in a browser: what it shows is what the library computes, on every screen and by keyboard."""
+"""The explorer's figures in a browser: what they show is what the library computes."""
 
 import math
 
@@ -9,7 +9,6 @@ from scipy.special import expit, logit
 from focalcal import (
     binary_focal_map,
     drawings,
-    evaluate,
     explore,
     focal_loss,
     focal_map,
@@ -18,60 +17,14 @@ from focalcal import (
     raising_threshold,
     temperature_bounds,
 )
-from focalcal.explorer import write_page
-from focalcal.explorer.embedding import embed
-from focalcal.gap_interval import error_by_chance
-from focalcal.resample import wilson_interval
-from focalcal.rows import as_rows
-from predictions import draw
+from readings import like, number, place, shown, significant
 
 GAMMAS = [-1, -0.95, -0.5, 0, 0.5, 2, 10]
-HOSTILE = "</script><b>x</b><!-- \u2028 '\"&"
-RAISED = {ord(c): d for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)}
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return explore(tmp_path_factory.mktemp("plain") / "explore.html")
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A page over weighted predictions of six classes with a hostile name, and what it holds."""
-    z, y = draw(1200, 6, temperature=2)
-    weight = np.random.default_rng(0).integers(0, 3, 1200).astype(float)
-    z[:3] *= 1000
-    held = embed(as_rows(z, y, weight, "logits", None)[0], 900, 0)
-    return write_page(tmp_path_factory.mktemp("own") / "explore.html", held, HOSTILE), held
-
-
-def number(text):
-    """A number as the page shows it, e.g. "−2.28 · 10⁻⁴" or "5.11 %"."""
-    text = text.replace("−", "-").replace("∞", "inf").removesuffix(" %")
-    front, _, power = text.partition(" · 10")
-    return float(front) * 10.0 ** int(power.translate(RAISED) or 0)
-
-
-def shown(page, name):
-    return page.inner_text(f"#{name}")
-
-
-def place(page, name, value):
-    """Set a slider as a user's drag would."""
-    page.eval_on_selector(
-        f"#{name}", "(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", str(value)
-    )
-
-
-def like(text, truth, digits):
-    """Whether a shown number is the true one rounded; half a unit of the last digit, and rounding's own."""
-    return abs(number(text) - truth) <= 0.50001 * 10.0**-digits
-
-
-def significant(text, truth):
-    return math.isclose(
-        number(text), truth, rel_tol=6e-3 if "10" in text and "·" in text else 1e-3, abs_tol=6e-5
-    )
 
 
 @pytest.mark.parametrize("q", [0.005, 0.3, 0.9])
@@ -143,26 +96,30 @@ def test_a_temperature_of_ones_own(browser, plain):
         assert number(shown(page, "temperature-value")) == pytest.approx(0.5615, abs=1e-3)
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_three_classes(browser, plain, gamma):
+def test_three_classes(browser, plain):
     with browser.open(plain, reduced_motion="reduce") as page:
-        place(page, "gamma", gamma)
-        for a, share in [(0.5, 0.6), (0.005, 0.995), (0.99, 0.5), (0.335, 0.5)]:
-            place(page, "a", a)
-            place(page, "share", share)
-            q = np.array([a, (1 - a) * share, (1 - a) * (1 - share)])
-            phi = np.exp(focal_map(np.log(q[None]), gamma))[0]
-            for k, name in enumerate("ABC"):
-                assert like(shown(page, f"q-{name}"), q[k], 4)
-                assert like(shown(page, f"phi-{name}"), phi[k], 4)
-            if phi.max() - q.max() > 1e-3:
-                assert "rises to" in shown(page, "top-change")
-            elif phi.max() - q.max() < -1e-3:
-                assert "falls to" in shown(page, "top-change")
-        if gamma > 0:
-            assert f"= {raising_threshold(gamma):.3f} or more" in shown(page, "threshold")
-        else:
-            assert "τ" not in shown(page, "threshold")
+        for gamma in GAMMAS:
+            check_three_classes(page, gamma)
+
+
+def check_three_classes(page, gamma):
+    place(page, "gamma", gamma)
+    for a, share in [(0.5, 0.6), (0.005, 0.995), (0.99, 0.5), (0.335, 0.5)]:
+        place(page, "a", a)
+        place(page, "share", share)
+        q = np.array([a, (1 - a) * share, (1 - a) * (1 - share)])
+        phi = np.exp(focal_map(np.log(q[None]), gamma))[0]
+        for k, name in enumerate("ABC"):
+            assert like(shown(page, f"q-{name}"), q[k], 4)
+            assert like(shown(page, f"phi-{name}"), phi[k], 4)
+        if phi.max() - q.max() > 1e-3:
+            assert "rises to" in shown(page, "top-change")
+        elif phi.max() - q.max() < -1e-3:
+            assert "falls to" in shown(page, "top-change")
+    if gamma > 0:
+        assert f"= {raising_threshold(gamma):.3f} or more" in shown(page, "threshold")
+    else:
+        assert "τ" not in shown(page, "threshold")
 
 
 def test_the_point_of_the_triangle_follows_the_pointer(browser, plain):
@@ -214,297 +171,42 @@ class TestMaths:
         [0.0, -math.inf, -2.0],
     ]
 
-    @pytest.mark.parametrize("gamma", [-1, -0.999, -0.5, 0, 0.5, 2, 10, 100])
-    def test_the_map_of_a_row(self, browser, plain, gamma):
+    def test_the_map_of_a_row(self, browser, plain):
+        call = "([z, g, t]) => maths.focalMap(z.map(Number), g, t).map(String)"
+        settings = [(g, t) for g in (-1, -0.999, -0.5, 0, 0.5, 2, 10, 100) for t in (0.3, 1, 4)]
         with browser.open(plain) as page:
-            for temperature in (0.3, 1, 4):
+            for gamma, temperature in settings:
                 for row in self.ROWS:
+                    texts = [str(v).replace("inf", "Infinity") for v in row]
+                    found = page.evaluate(call, [texts, gamma, temperature])
                     truth = maps.map_scores(np.array([row]), "logits", temperature, gamma)[0]
-                    code = "([z, g, t]) => maths.focalMap(z.map(Number), g, t).map(String)"
-                    got = page.evaluate(
-                        code, [[str(v).replace("inf", "Infinity") for v in row], gamma, temperature]
-                    )
-                    got = [float(v.replace("Infinity", "inf")) for v in got]
-                    np.testing.assert_allclose(got, truth, rtol=1e-9, atol=1e-300)
+                    values = [float(v.replace("Infinity", "inf")) for v in found]
+                    np.testing.assert_allclose(values, truth, rtol=1e-9, atol=1e-300)
 
-    @pytest.mark.parametrize("gamma", [-1, -0.999, -0.5, 0.5, 2, 10])
-    def test_two_classes(self, browser, plain, gamma):
+    def test_two_classes(self, browser, plain):
+        with browser.open(plain) as page:
+            for gamma in (-1, -0.999, -0.5, 0.5, 2, 10):
+                self.check_two_classes(page, gamma)
+
+    @staticmethod
+    def check_two_classes(page, gamma):
         odds = [-2000.0, -30.0, -3.0, -1e-6, 1e-6, 0.4, 5.0, 36.0, 1500.0]
         scores = np.stack([np.zeros(len(odds)), odds], axis=1)
         ones = np.ones(len(odds), int)
-        with browser.open(plain) as page:
-            call = "([name, s, g]) => s.map((x) => maths[name](x, g))"
-            psi = page.evaluate(call, ["psi", odds, gamma])
-            np.testing.assert_allclose(psi, binary_focal_map(odds, gamma), rtol=1e-9)
-            np.testing.assert_allclose(page.evaluate(call, ["psiInverse", psi, gamma]), odds, rtol=1e-9)
-            losses = page.evaluate(call, ["focalLoss", odds, gamma])
-            np.testing.assert_allclose(losses, focal_loss(scores, ones, gamma), rtol=1e-9, atol=1e-300)
-            proper = page.evaluate(call, ["properLoss", odds, gamma])
-            truth = proper_focal_loss(scores, ones, gamma)
-            np.testing.assert_allclose(proper, truth, rtol=1e-9, atol=1e-300)
-            if gamma > -1:
-                bounds = page.evaluate("(g) => maths.temperatureBounds(g)", gamma)
-                np.testing.assert_allclose(bounds, temperature_bounds(gamma), rtol=1e-12)
-            if gamma > 0:
-                threshold = page.evaluate("(g) => maths.raisingThreshold(g)", gamma)
-                assert threshold == pytest.approx(raising_threshold(gamma), rel=1e-9)
 
+        def call(name, values):
+            return page.evaluate("([name, s, g]) => s.map((x) => maths[name](x, g))", [name, values, gamma])
 
-class TestPredictions:
-    @staticmethod
-    def truth(held, temperature, gamma):
-        log_probs = maps.map_scores(held.expanded(), "logits", temperature, gamma)
-        return evaluate(held.codes, log_probs, held.weight.astype(float), input="logits", classes=range(6))
-
-    @staticmethod
-    def cells(page, row):
-        return [cell.inner_text().split("\n") for cell in page.query_selector_all(f"#{row} td")]
-
-    def check(self, page, row, held, temperature, gamma):
-        truth = self.truth(held, temperature, gamma)
-        shown_t, shown_g, nll, ece = self.cells(page, row)
-        assert significant(shown_t[0], temperature)
-        assert like(shown_g[0], gamma, 3)
-        value, half = nll[0].split(" ±")[0], nll[-1].split("±")[-1]
-        assert like(value.strip(), truth["nll"].value, 4)
-        assert like(half.strip(), truth["nll"].high - truth["nll"].value, 4)
-        assert like(ece[0].split(" by")[0].strip(), 100 * truth["ece"].value, 2)
-        chance = 100 * error_by_chance(truth.bins)
-        assert number(ece[-1].split("chance ")[-1]) == pytest.approx(chance, rel=0.02, abs=0.011)
-        return truth
-
-    @pytest.mark.parametrize("gamma", [-1, -0.5, 0, 0.5, 2, 10])
-    def test_nll_and_ece_are_those_of_evaluate(self, browser, own, gamma):
-        path, held = own
-        with browser.open(path, reduced_motion="reduce") as page:
-            place(page, "g", gamma)
-            for log_temperature in (-1.0, 0.0, 0.695):
-                place(page, "t", log_temperature)
-                truth = self.check(page, "row-now", held, math.exp(log_temperature), gamma)
-                found = page.evaluate(
-                    "([t, g]) => predictions.judge(t, g)", [math.exp(log_temperature), gamma]
-                )
-                assert found["nll"] == pytest.approx(truth["nll"].value, rel=1e-9)
-                assert found["ece"] == pytest.approx(truth["ece"].value, rel=1e-9, abs=1e-12)
-                self.check_bins(found["bins"], truth.bins)
-            assert number(shown(page, "data-accuracy")) == pytest.approx(
-                100 * truth["accuracy"].value, abs=0.01
-            )
-
-    @staticmethod
-    def check_bins(bins, truth):
-        full = truth.weight > 0
-        low, high = wilson_interval(truth.hit_rate[full], truth.effective_count[full])
-        columns = {
-            "share": truth.share[full],
-            "confidence": truth.mean_confidence[full],
-            "rate": truth.hit_rate[full],
-            "low": low,
-            "high": high,
-        }
-        for name, values in columns.items():
-            np.testing.assert_allclose([b[name] for b in bins], values, rtol=1e-9, atol=1e-12)
-
-    def test_the_buttons_set_what_python_fitted(self, browser, own):
-        path, held = own
-        fits = held.fits()
-        with browser.open(path, reduced_motion="reduce") as page:
-            for key, fit in (
-                ("fts", fits["fts"]),
-                ("ts", fits["ts"]),
-                ("raw", {"temperature": 1, "gamma": 0}),
-            ):
-                page.click(f"#use-{key}")
-                for row in ("row-now", f"row-{key}"):
-                    self.check(page, row, held, fit["temperature"], fit["gamma"])
-            best = number(self.cells(page, "row-fts")[2][0].split(" ±")[0])
-            assert best <= number(self.cells(page, "row-ts")[2][0].split(" ±")[0])
-
-    def test_the_drawing_is_of_the_bins(self, browser, own):
-        path, held = own
-        with browser.open(path, reduced_motion="reduce") as page:
-            page.locator("#chart-reliability").scroll_into_view_if_needed()
-            full = (self.truth(held, 1, 0).bins.weight > 0).sum()
-            assert page.locator("#chart-reliability circle").count() == full
-            assert page.locator("#chart-rows rect.bar").count() == full
-            over = page.locator("#chart-reliability circle.over").count()
-            place(page, "t", 1.5)
-            assert page.locator("#chart-reliability circle.over").count() < over
-
-    def test_the_bins_as_a_table(self, browser, own):
-        path, held = own
-        with browser.open(path, reduced_motion="reduce") as page:
-            page.click("#bins summary")
-            for temperature in (1.0, math.exp(1.5)):
-                place(page, "t", math.log(temperature))
-                bins = self.truth(held, temperature, 0).bins
-                full = bins.weight > 0
-                page.locator(f"#bins tr:nth-child({full.sum()})").wait_for()
-                rows = [row.inner_text().split("\t") for row in page.query_selector_all("#bins tbody tr")]
-                assert len(rows) == full.sum()
-                columns = zip(rows, bins.edges[:-1][full], bins.mean_confidence[full], bins.hit_rate[full])
-                for row, edge, confidence, rate in columns:
-                    assert row[0].startswith(f"{edge:.2f}–")
-                    assert like(row[2], 100 * confidence, 1)
-                    assert like(row[3], 100 * rate, 1)
-
-    def test_it_says_what_it_holds(self, browser, own):
-        path, _ = own
-        with browser.open(path) as page:
-            assert page.text_content("#data-name") == HOSTILE
-            said = shown(page, "data-what")
-            assert "900 of 1,200 rows, drawn at random, of 6 classes" in said
-            assert "the 6 logits" in said
-            assert "weights" in said
-            assert "contains data" in page.inner_text("#predictions")
-            assert not page.is_visible("#invitation")
-            assert page.locator("#data-name *").count() == 0
-
-    def test_many_classes(self, browser, tmp_path):
-        z, y = draw(600, 120)
-        held = embed(as_rows(z, y, None, "logits", None)[0], 5000, 0)
-        with browser.open(write_page(tmp_path / "e.html", held, None), reduced_motion="reduce") as page:
-            for temperature, gamma in [(1, 0), (0.5, 2), (2.5, -0.9)]:
-                found = page.evaluate("([t, g]) => predictions.judge(t, g)", [temperature, gamma])
-                log_probs = maps.map_scores(held.expanded(), "logits", temperature, gamma)
-                truth = evaluate(y, log_probs, input="logits", classes=range(120))
-                assert found["nll"] == pytest.approx(truth["nll"].value, rel=1e-9)
-                assert found["ece"] == pytest.approx(truth["ece"].value, rel=1e-9)
-            assert "24 largest other classes, and 24 values for the other 95" in shown(page, "data-what")
-
-    def test_without_predictions_it_says_how_to_add_them(self, browser, plain):
-        with browser.open(plain) as page:
-            assert page.is_visible("#invitation")
-            assert not page.is_visible("#predictions")
-
-
-SCREENS = {
-    "light": {},
-    "dark": {"dark": True},
-    "phone": {"width": 360, "height": 740, "has_touch": True},
-    "narrow": {"width": 320, "height": 640, "dark": True},
-    "wide": {"width": 1920, "height": 1080},
-}
-
-
-class TestScreens:
-    @pytest.mark.parametrize("screen", SCREENS)
-    def test_it_fits_and_can_be_read(self, browser, own, screen):
-        with browser.open(own[0], reduced_motion="reduce", **SCREENS[screen]) as page:
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            for chart in page.locator(".chart svg").all():
-                assert chart.bounding_box()["height"] > 90
-            sizes = page.evaluate(
-                "[...document.querySelectorAll('.chart text')].map((t) => {"
-                " const svg = t.ownerSVGElement; return parseFloat(getComputedStyle(t).fontSize) *"
-                " svg.getBoundingClientRect().width / svg.viewBox.baseVal.width; })"
-            )
-            assert min(sizes) > 11
-
-    @pytest.mark.parametrize("dark", [False, True])
-    def test_text_stands_out_from_its_background(self, browser, own, dark):
-        with browser.open(own[0], dark=dark) as page:
-            colours = page.evaluate(
-                "['--ink', '--soft', '--page', '--card', '--accent'].map((n) =>"
-                " getComputedStyle(document.documentElement).getPropertyValue(n).trim())"
-            )
-            ink, soft, paper, card, accent = map(luminance, colours)
-            for text in (ink, soft, accent):
-                for ground in (paper, card):
-                    low, high = sorted((text, ground))
-                    assert (high + 0.05) / (low + 0.05) > 4.5
-
-    def test_it_prints(self, browser, own):
-        with browser.open(own[0], reduced_motion="reduce") as page:
-            page.emulate_media(media="print")
-            assert not page.is_visible("#gamma")
-            assert page.is_visible("#gamma-value")
-            assert page.is_visible("#chart-reliability svg")
-            assert len(page.pdf(format="A4")) > 20_000
-
-    def test_charts_follow_the_width_of_the_window(self, browser, plain):
-        with browser.open(plain, width=1200) as page:
-            page.set_viewport_size({"width": 400, "height": 800})
-            width = "document.querySelector('#chart-loss svg').viewBox.baseVal.width"
-            for _ in range(100):  # the page forbids what playwright's own waiting would do
-                if page.evaluate(width) < 400:
-                    break
-                page.wait_for_timeout(20)
-            assert page.evaluate(width) < 400
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-    def test_motion_ends_where_it_should_also_without_reduced_motion(self, browser, plain):
-        with browser.open(plain, reduced_motion="no-preference") as page:
-            page.click("[data-gamma='5']")
-            page.locator("#gamma-value", has_text="5.00").wait_for()
-            assert page.get_attribute("[data-gamma='5']", "aria-pressed") == "true"
-            page.click("#reset")
-            page.locator("#gamma-value", has_text="2.00").wait_for()
-
-
-class TestKeyboard:
-    def test_tab_reaches_every_control_in_order(self, browser, own):
-        with browser.open(own[0], reduced_motion="reduce") as page:
-            seen = []
-            for _ in range(60):
-                page.keyboard.press("Tab")
-                seen.append(page.evaluate("document.activeElement.id"))
-            wanted = [
-                "gamma",
-                "q",
-                "reset",
-                "scale-nats",
-                "temperature",
-                "best",
-                "a",
-                "share",
-                "t",
-                "g",
-                "use-fts",
-            ]
-            found = [name for name in seen if name in wanted]
-            assert found[: len(wanted)] == wanted
-
-    def test_arrows_move_the_sliders(self, browser, own):
-        with browser.open(own[0], reduced_motion="reduce") as page:
-            for name, output in [("gamma", "2.05"), ("q", "0.305"), ("a", "0.505"), ("share", "0.605")]:
-                page.focus(f"#{name}")
-                page.keyboard.press("ArrowRight")
-                assert shown(page, f"{name}-value") == output
-                assert page.get_attribute(f"#{name}", "aria-valuetext") == output
-            page.focus("#gamma")
-            page.keyboard.press("Home")
-            assert shown(page, "gamma-value") == "−1.00"
-            page.keyboard.press("End")
-            assert shown(page, "gamma-value") == "10.00"
-            page.focus("#g")
-            page.keyboard.press("ArrowLeft")
-            assert shown(page, "g-value") == "−0.05"
-
-    def test_every_control_and_chart_has_a_name(self, browser, own):
-        with browser.open(own[0], reduced_motion="reduce") as page:
-            for control in page.locator("input").all():
-                assert control.evaluate("(e) => e.labels.length") == 1
-            for chart in page.locator("[role=img]").all():
-                assert len(chart.get_attribute("aria-label")) > 20
-
-    def test_reset_and_scale(self, browser, plain):
-        with browser.open(plain, reduced_motion="reduce") as page:
-            place(page, "gamma", 7)
-            place(page, "q", 0.9)
-            place(page, "temperature", 0.5)
-            before = page.get_attribute("#chart-loss .line.focal", "d")
-            page.check("#scale-rescaled")
-            assert page.get_attribute("#chart-loss .line.focal", "d") != before
-            page.click("#reset")
-            assert (shown(page, "gamma-value"), shown(page, "q-value")) == ("2.00", "0.300")
-            assert page.is_checked("#best")
-            assert page.is_checked("#scale-nats")
-
-
-def luminance(colour):
-    colour = colour.lstrip("#")
-    colour = "".join(c * 2 for c in colour) if len(colour) == 3 else colour
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        psi = call("psi", odds)
+        np.testing.assert_allclose(psi, binary_focal_map(odds, gamma), rtol=1e-9)
+        np.testing.assert_allclose(call("psiInverse", psi), odds, rtol=1e-9)
+        losses = focal_loss(scores, ones, gamma)
+        np.testing.assert_allclose(call("focalLoss", odds), losses, rtol=1e-9, atol=1e-300)
+        proper = proper_focal_loss(scores, ones, gamma)
+        np.testing.assert_allclose(call("properLoss", odds), proper, rtol=1e-9, atol=1e-300)
+        if gamma > -1:
+            bounds = page.evaluate("(g) => maths.temperatureBounds(g)", gamma)
+            np.testing.assert_allclose(bounds, temperature_bounds(gamma), rtol=1e-12)
+        if gamma > 0:
+            threshold = page.evaluate("(g) => maths.raisingThreshold(g)", gamma)
+            assert threshold == pytest.approx(raising_threshold(gamma), rel=1e-9)
