@@ -15,7 +15,7 @@ def explore(
     ],
     table: Annotated[
         str | None,
-        typer.Argument(metavar="[TABLE]", help="Predictions to show too: a file as for focalcal evaluate."),
+        typer.Argument(metavar="TABLE", help="Predictions to show too: a file as for focalcal evaluate."),
     ] = None,
     logits: Logits = None,
     probs: Probs = None,
