@@ -1,81 +1,78 @@
 """Measure how often the stated 95 % intervals contain the truth, by simulation.
 
-    python -P benchmarks/interval_coverage.py [repetitions]              # the intervals of evaluate
-    python -P benchmarks/interval_coverage.py --bootstrap [repetitions]  # those of focalcal.bootstrap
+    python benchmarks/interval_coverage.py [repetitions] [--more | --kernel] [--n ROWS]
 
-Each scenario has a population of softmax rows p whose true probabilities q are known: q = p (calibrated),
-q = softmax(log p / T) (over-confident for T > 1, under-confident for T < 1), or q shifted by class. Samples
-are drawn from it, labels from q. The truth of a binned error is the population's over the sample's own bins.
-Printed: the share of intervals that contain the truth, and how many lie above and below it.
+By default the intervals of evaluate; --more: those that invert a test by simulation, the uniform band of the KS
+error, AURC, the mean gap, and the parts of a score. --kernel: the kernel ECE's. Printed: the share of intervals
+that contain the truth, and how many lie above and below it. For the populations see populations.py.
 """
 
-import sys
+import argparse
 
 import numpy as np
+from populations import SCENARIOS, Population, binned_truths, event_truths, kernel_truth
 
-from focalcal import evaluate
-from focalcal.bins import equal_mass_edges, equal_width_edges, find_bin
-from focalcal.bootstrap import binned_error, bootstrap, ks_error, mean_gap
-from focalcal.confidences import Confidences
+from focalcal import decompose, evaluate, kernel_ece
+from focalcal.bins import equal_mass_edges
 
-NAMES = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")
+STANDARD = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")
+MORE = ("ece_l2", "mce", "smooth_ece", "ks_error", "mean_gap", "aurc", "isotonic")
 
 
-def measure(scenario, repetitions, seed):
+def standard(population, rows, y):
+    """Return estimates and truths of what evaluate shows."""
+    edges = equal_mass_edges(population.confidence[rows], None, 15)
+    truth = population.truth | {"ece_equal_mass": population.binned(edges)}
+    return evaluate(y, population.p[rows]), truth
+
+
+def more(population, rows, y):
+    """Return estimates and truths of what is dearer."""
+    from focalcal import ece
+
+    p = population.p[rows]
+    found = dict(evaluate(y, p, metrics="all"))
+    found["mce"] = ece(y, p, norm="max")
+    found["isotonic"] = decompose(y, p).calibration
+    return found, event_truths(population) | binned_truths(population, population.confidence[rows])
+
+
+def kernel(population, rows, y):
+    """Return estimates and truths of the kernel ECE of the top class."""
+    return {"kernel_ece": kernel_ece(y, population.p[rows], of="top")}, kernel_truth(population)
+
+
+def measure(scenario, repetitions, seed, names, method):
     population = Population(scenario)
     rng = np.random.default_rng([1, seed])
-    above, below = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
+    above, below = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for _ in range(repetitions):
         rows, y = population.sample(rng, scenario.n)
-        result = evaluate(y, population.p[rows])
-        edges = equal_mass_edges(population.confidence[rows], None, 15)
-        truth = population.truth | {"ece_equal_mass": population.binned(edges)}
-        for name in NAMES:
-            above[name] += result[name].low > truth[name] + 1e-12
-            below[name] += result[name].high < truth[name] - 1e-12
-    high, low = ({name: c[name] / repetitions for name in NAMES} for c in (above, below))
-    cells = [f"{1 - high[k] - low[k]:6.1%} ({high[k]:.1%} {low[k]:.1%})" for k in NAMES]
-    print(f"{scenario!s:34}", *(f"{cell:>21}" for cell in cells), flush=True)
-
-
-def measure_bootstrap(scenario, repetitions, seed):
-    population = Population(scenario)
-    rng = np.random.default_rng([2, seed])
-    truth = {
-        "mean_gap": population.gaps[-1],
-        "ks_error": np.abs(population.gaps).max(),
-        "ece": population.truth["ece"],
-    }
-    above, below = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
-    for repetition in range(repetitions):
-        rows, y = population.sample(rng, scenario.n)
-        hit = population.p[rows].argmax(axis=1) == y
-        cells = Confidences.of(population.confidence[rows], hit, None).cells()
-        statistics = {
-            "mean_gap": mean_gap,
-            "ks_error": ks_error,
-            "ece": binned_error(cells, equal_width_edges(15)),
-        }
-        for name, statistic in statistics.items():
-            least = None if name == "mean_gap" else 0.0
-            found = bootstrap(cells, statistic, draws=200, seed=repetition, least=least)
-            above[name] += found.low > truth[name] + 1e-12
-            below[name] += found.high < truth[name] - 1e-12
-    high, low = ({name: c[name] / repetitions for name in truth} for c in (above, below))
-    cells = [f"{1 - high[k] - low[k]:6.1%} ({high[k]:.1%} {low[k]:.1%})" for k in truth]
+        found, truth = method(population, rows, y)
+        for name in names:
+            above[name] += found[name].low > truth[name] + 1e-9
+            below[name] += found[name].high < truth[name] - 1e-9
+    high, low = ({name: c[name] / repetitions for name in names} for c in (above, below))
+    cells = [f"{1 - high[k] - low[k]:6.1%} ({high[k]:.1%} {low[k]:.1%})" for k in names]
     print(f"{scenario!s:34}", *(f"{cell:>21}" for cell in cells), flush=True)
 
 
 def main():
-    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
-    repetitions = numbers[0] if numbers else 1000
-    by_bootstrap = "--bootstrap" in sys.argv
-    names = ("mean_gap", "ks_error", "ece") if by_bootstrap else NAMES
-    error = (0.95 * 0.05 / repetitions) ** 0.5
-    print(f"{repetitions} repetitions (standard error {error:.1%}): covered (too high, too low)")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("repetitions", nargs="?", type=int, default=1000)
+    parser.add_argument("--more", action="store_true")
+    parser.add_argument("--kernel", action="store_true")
+    parser.add_argument("--n", type=int)
+    given = parser.parse_args()
+    names, method = (
+        (MORE, more) if given.more else (("kernel_ece",), kernel) if given.kernel else (STANDARD, standard)
+    )
+    error = (0.95 * 0.05 / given.repetitions) ** 0.5
+    print(f"{given.repetitions} repetitions (standard error {error:.1%}): covered (too high, too low)")
     print(f"{'':34}", *(f"{name:>21}" for name in names))
     for seed, scenario in enumerate(SCENARIOS):
-        (measure_bootstrap if by_bootstrap else measure)(scenario, repetitions, seed)
+        if given.n in (None, scenario.n):
+            measure(scenario, given.repetitions, seed, names, method)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ labels from q. The truth of a binned error is the population's over the sample's
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from focalcal.bins import equal_width_edges, find_bin
+from focalcal.smoothing import error_exactly, find_width
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Population:
         self.q = softmax(z / s.temperature + s.shift * np.linspace(0, 1, s.classes))
         self.cumulative = self.q.cumsum(axis=1)
         top = self.p.argmax(axis=1)
-        self.confidence, hits = self.p[np.arange(m), top], self.q[np.arange(m), top]
+        self.confidence, self.hits = self.p[np.arange(m), top], self.q[np.arange(m), top]
+        hits = self.hits
         order = np.argsort(self.confidence)
         self.sorted = self.confidence[order]
         self.gaps = np.concatenate([[0], np.cumsum((self.confidence - hits)[order])]) / m
@@ -75,8 +78,52 @@ class Population:
         at = np.searchsorted(self.sorted, edges[1:-1], side="right")
         return np.abs(np.diff(self.gaps[np.concatenate([[0], at, [len(self.sorted)]])])).sum()
 
+    def rate_given_confidence(self):
+        """Return E[hit | confidence] of each row: isotonic regression on the true chances, without noise."""
+        order = np.argsort(self.confidence)
+        rate = np.empty_like(self.hits)
+        rate[order] = isotonic_regression(self.hits[order]).x
+        return rate
+
     def sample(self, rng, n):
         """Draw rows and labels."""
         rows = rng.integers(0, len(self.p), n)
         y = np.minimum((rng.random((n, 1)) > self.cumulative[rows]).sum(axis=1), self.p.shape[1] - 1)
         return rows, y
+
+
+def event_truths(population):
+    """Return the population's errors of the top class without bins."""
+    gaps, m = population.gaps, len(population.sorted)
+    confidence, hits = population.confidence, population.hits
+    one = np.ones(m)
+    smooth = find_width(lambda width: error_exactly(confidence, confidence - hits, one, width))
+    order = np.argsort(-confidence)
+    risk = np.cumsum(1 - hits[order]) / np.arange(1, m + 1)
+    # all shifts by temperature keep the order of the true rates, so isotonic regression finds them
+    loss = hits * (1 - confidence) ** 2 + (1 - hits) * confidence**2
+    rate = population.rate_given_confidence()
+    best = hits * (1 - rate) ** 2 + (1 - hits) * rate**2
+    return {
+        "smooth_ece": float(error_exactly(confidence, confidence - hits, one, smooth)),
+        "ks_error": float(np.abs(gaps).max()),
+        "mean_gap": float(gaps[-1]),
+        "aurc": float(risk.mean()),
+        "isotonic": float((loss - best).mean()),
+    }
+
+
+def binned_truths(population, sampled):
+    """Return the population's L2 error and largest gap over the bins that a sample occupies."""
+    edges = equal_width_edges(15)
+    place = find_bin(population.confidence, edges)
+    share = np.bincount(place, minlength=15) / len(place)
+    gap = np.bincount(place, population.confidence - population.hits, 15) / np.maximum(share * len(place), 1)
+    occupied = np.unique(find_bin(sampled, edges))
+    return {"ece_l2": float(np.sqrt(share @ gap**2)), "mce": float(np.abs(gap[occupied]).max())}
+
+
+def kernel_truth(population):
+    """Return the population's L1 error without bins, of the top class."""
+    rate = population.rate_given_confidence()
+    return {"kernel_ece": float(np.abs(population.confidence - rate).mean())}

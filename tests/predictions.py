@@ -4,12 +4,23 @@ from pathlib import Path
 
 import numpy as np
 
+from focalcal import Estimate
+from focalcal.comparison import Comparison, Difference
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def softmax(z):
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
+
+
+def compared(pair, ece, nll=None):
+    """A comparison of two evaluations with given differences."""
+    first, last = pair.values()
+    given = {"ece": ece, "nll": nll or Estimate(-0.2, 0.01, -0.22, -0.18, first.n, "paired")}
+    found = {name: Difference(first[name], last[name], d, 0.01) for name, d in given.items()}
+    return Comparison(found, first.n, tuple(pair))
 
 
 def draw(n, k, seed=0, temperature=1.5):

@@ -135,6 +135,7 @@ class TestJob:
         logits, labels = predictions(1000, seed=1)
         assert judged["before"] == focalcal.evaluate(labels, logits, input="logits").to_dict()
         assert judged["after"]["metrics"]["ece"]["value"] < judged["before"]["metrics"]["ece"]["value"]
+        judged = json.loads(succeed(capsys, "evaluate", "test.parquet", *options, "--all"))
         reported = json.loads(succeed(capsys, "report", "test.parquet", *options, "-o", "r.html"))
         assert {name: reported[name] for name in ("before", "after")} == {
             name: judged[name] for name in ("before", "after")
@@ -375,7 +376,9 @@ class TestHelp:
 
     def test_every_command_and_option_says_what_it_is(self):
         commands = self.commands()
-        assert sorted(commands) == ["apply", "demo", "evaluate", "explore", "figures", "fit", "report"]
+        assert sorted(commands) == sorted(
+            ["fit", "apply", "evaluate", "report", "compare", "test", "explore", "figures", "demo"]
+        )
         for command in commands.values():
             assert command.help
             for parameter in command.params:

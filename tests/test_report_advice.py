@@ -16,7 +16,7 @@ from focalcal.reporting.advice import Facts, advise
 from focalcal.reporting.classes import class_errors
 from focalcal.reporting.views import profile_view
 from focalcal.rows import as_rows
-from predictions import draw
+from predictions import compared, draw
 
 ARTEFACT = {"calibrator": "TemperatureScaling"}
 FLAGS = ("--logits", "z*", "--label", "the label", "--where", "not val")
@@ -113,8 +113,8 @@ def test_two_sets(base, before, after, said):
 
 def test_a_paired_difference_decides(base):
     pair = {"a": made(base, HIGH), "b": made(base, (0.09, 0.01, 0.07, 0.11))}
-    fall = Estimate(-0.01, 0.002, -0.014, -0.006, 1000, "paired")
-    assert whats(Facts(pair, difference=fall)) == ["Use “b”, and know what is left"]
+    fall = compared(pair, Estimate(-0.01, 0.002, -0.014, -0.006, 1000, "paired"))
+    assert whats(Facts(pair, comparison=fall)) == ["Use “b”, and know what is left"]
 
 
 def test_a_log_loss_that_rose_forbids_use(base):

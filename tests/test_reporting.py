@@ -16,7 +16,7 @@ from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.reporting.diagrams import chance_band
 from focalcal.reporting.words import interval, verdict
-from predictions import draw, softmax
+from predictions import compared, draw, softmax
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -321,7 +321,7 @@ def test_a_paired_difference_decides_where_it_is_given(evaluations, low, high, h
         "b": with_ece(base, estimated(0.05, 0.02, 0.08)),
     }
     assert verdict(pair).headline.startswith("No change")
-    said = verdict(pair, estimated((low + high) / 2, low, high))
+    said = verdict(pair, compared(pair, estimated((low + high) / 2, low, high)))
     assert said.headline.startswith(headline)
     assert size in said.details[0]
     assert "taken at their ends" not in said.details[0]

@@ -170,6 +170,18 @@ def check_same_rows(a: tuple[int, int], b: tuple[int, int], classes_a: Any, clas
         )
 
 
+def check_same_labels(codes_a: Any, codes_b: Any, weight_a: Any, weight_b: Any) -> None:
+    """Check that two sets of predictions come with the same labels and weights."""
+    different = np.flatnonzero(codes_a != codes_b)
+    if len(different):
+        raise ValueError(
+            f"Expected two tables with the same labels in the same order, got different ones in "
+            f"{len(different):,} rows, first in row {different[0]}. Sort both tables alike."
+        )
+    if (weight_a is None) != (weight_b is None) or not np.array_equal(weight_a, weight_b):
+        raise ValueError("Expected two tables with the same weights, got different ones. Use one column.")
+
+
 def check_evaluations(evaluations: Any) -> None:
     """Check that a report has something to report."""
     if not isinstance(evaluations, Mapping) or not evaluations or "ece" in evaluations:

@@ -18,7 +18,7 @@ from focalcal.rows import Block, Rows, in_blocks
 from focalcal.scoring import score_block
 from focalcal.simulation import Statistic, draw_rates
 
-_METHODS = ("t-cal", "ks", "spiegelhalter")
+METHODS = ("t-cal", "ks", "spiegelhalter")
 
 #: Groups that simulations draw from, and the fewest rows that T-Cal's finest bins hold on average.
 _GROUPS, _FEWEST = 2000, 8
@@ -122,7 +122,7 @@ def test_calibration(
     >>> test_calibration(np.arange(40) % 2, np.full(40, 0.5), of_class=1).p_value > 0.3
     True
     """
-    check_choice("method", method, _METHODS)
+    check_choice("method", method, METHODS)
     draws = check_count("draws", draws)
     rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
     column = None if of_class is None else find_column(of_class, found)

@@ -40,14 +40,14 @@ def clustered(sums: Judged, rows: ArrayRows) -> Judged:
     scores = score_rows(rows)
     effect = _effect(scores[3], scores[2], rows)
     means = zip((sums.nll, sums.brier, sums.accuracy), scores[:3], strict=True)
-    nll, brier, accuracy = (_of_clusters(alone, x, rows) for alone, x in means)
+    nll, brier, accuracy = (of_clusters(alone, x, rows) for alone, x in means)
     return replace(
         sums,
         nll=nll,
         brier=brier,
         accuracy=accuracy,
-        top=_inflated(sums.top, effect),
-        classwise=None if sums.classwise is None else _inflated(sums.classwise, effect),
+        top=inflated(sums.top, effect),
+        classwise=None if sums.classwise is None else inflated(sums.classwise, effect),
         confidences=None if sums.confidences is None else replace(sums.confidences, effect=effect),
     )
 
@@ -80,7 +80,7 @@ def _weights(rows: ArrayRows) -> Array:
     return np.ones(rows.n) if rows.weight is None else rows.weight
 
 
-def _of_clusters(alone: MeanSums, x: Array, rows: ArrayRows) -> MeanSums:
+def of_clusters(alone: MeanSums, x: Array, rows: ArrayRows) -> MeanSums:
     """Return the sums of a mean with the standard error of clusters, each weighted as its rows together."""
     w = _weights(rows)
     total = tally(_cluster(rows), w, 0)
@@ -111,5 +111,6 @@ def _effect(place: Array, hit: Array, rows: ArrayRows) -> float:
     return max(1.0, float(together @ together) / alone) if alone > 0 else 1.0
 
 
-def _inflated(sums: BinSums, effect: float) -> BinSums:
+def inflated(sums: BinSums, effect: float) -> BinSums:
+    """Return bin sums whose rows count for less by a design effect."""
     return replace(sums, weight_squared=sums.weight_squared * effect)

@@ -13,13 +13,14 @@ from scipy.stats import binomtest
 
 from focalcal._validate import check_bins, check_input, check_level, check_same_rows
 from focalcal.binned_errors import estimate_binned
-from focalcal.bins import Array, BinSums, bin_classes, bin_rows, equal_width_edges, find_bin
+from focalcal.bins import Array, BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges, find_bin
+from focalcal.clusters import design_effect, inflated, of_clusters
 from focalcal.engine import row_slices
 from focalcal.estimate import Estimate
 from focalcal.evaluation import TITLES
 from focalcal.gap_interval import gap_sum_interval
 from focalcal.judging import prepare
-from focalcal.moments import sum_rows
+from focalcal.moments import MeanSums, sum_rows
 from focalcal.resample import estimate_mean, estimate_share
 from focalcal.rows import ArrayRows, Block
 from focalcal.scoring import score_block
@@ -122,6 +123,8 @@ def compare(
     classes: Any = None,
     bins: int = 15,
     level: float = 0.95,
+    cluster: Any = None,
+    ignore_index: int | None = None,
     names: tuple[str, str] = ("a", "b"),
 ) -> Comparison:
     r"""Compare two sets of predictions for the same rows: paired intervals and p-values for each score.
@@ -132,7 +135,7 @@ def compare(
         Labels of the rows.
     y_prob_a, y_prob_b : array_like of shape (n, K), (n,) or (n, 1)
         Predictions of each, row for row.
-    sample_weight, classes, bins, level
+    sample_weight, classes, bins, level, cluster, ignore_index
         As in `focalcal.evaluate`.
     input : {"probs", "logits"} or two of them
         What the predictions hold.
@@ -181,23 +184,37 @@ def compare(
     kinds = (input, input) if isinstance(input, str) else tuple(input)
     pair = []
     for scores, kind in zip((y_prob_a, y_prob_b), kinds, strict=True):
-        rows, found = prepare(y_true, scores, sample_weight, check_input(kind), classes)
+        rows, found = prepare(
+            y_true,
+            scores,
+            sample_weight,
+            check_input(kind),
+            classes,
+            ignore_index=ignore_index,
+            cluster=cluster,
+        )
         pair.append((rows.in_memory(), found))
     (rows_a, classes_a), (rows_b, classes_b) = pair
     check_same_rows((rows_a.n, rows_a.n_classes), (rows_b.n, rows_b.n_classes), classes_a, classes_b)
-    weight = rows_a.weight
+    return compare_rows(rows_a, rows_b, bins, level, names)
+
+
+def compare_rows(
+    rows_a: ArrayRows, rows_b: ArrayRows, bins: int, level: float, names: tuple[str, str]
+) -> Comparison:
+    """Compare two sets of predictions for the same rows, labels, weights and clusters."""
     a, b = _judge(rows_a, bins), _judge(rows_b, bins)
     differences = {
-        "nll": _of_means(a.nll, b.nll, weight, level),
-        "brier": _of_means(a.brier, b.brier, weight, level),
-        "accuracy": _of_hits(a.hit, b.hit, weight, level),
-        "ece": _of_errors(a.top, b.top, _top_influence(a), _top_influence(b), weight, level),
+        "nll": _of_means(a.nll, b.nll, rows_a, level),
+        "brier": _of_means(a.brier, b.brier, rows_a, level),
+        "accuracy": _of_hits(a.hit, b.hit, rows_a, level),
+        "ece": _of_errors(a.top, b.top, _top_influence(a), _top_influence(b), rows_a.weight, level),
         "classwise_ece": _of_errors(
             a.classwise,
             b.classwise,
             _class_influence(rows_a, a.classwise),
             _class_influence(rows_b, b.classwise),
-            weight,
+            rows_a.weight,
             level,
         ),
     }
@@ -219,12 +236,16 @@ def _judge(rows: ArrayRows, bins: int) -> _Judged:
         edges = equal_width_edges(bins, block.scores.dtype)
         kept[:, part] = scored.nll, scored.brier, scored.hit, scored.confidence
         here = bin_rows(scored.confidence, scored.hit, block.weight, edges)
-        classes = bin_classes(scored.probs, block.codes, block.weight, edges)
+        bin_all = bin_targets if block.codes.ndim == 2 else bin_classes
+        classes = bin_all(scored.probs, block.codes, block.weight, edges)
         top = here if top is None else top + here
         classwise = classes if classwise is None else classwise + classes
     assert top is not None
     assert classwise is not None
     nll, brier, hit, confidence = kept
+    if rows.cluster is not None:
+        effect = design_effect(rows)
+        top, classwise = inflated(top, effect), inflated(classwise, effect)
     return _Judged(nll, brier, hit, confidence, top, classwise)
 
 
@@ -256,23 +277,24 @@ def _top_influence(judged: _Judged) -> _Influence:
 def _class_influence(rows: ArrayRows, sums: BinSums) -> _Influence:
     influence = np.empty((2, rows.n))
     column = np.arange(rows.n_classes)
-    signs = _signs(sums)
+    signs, soft = _signs(sums), rows.codes.ndim == 2
     for part, block in _blocks(rows):
         p = score_block(block, rows.kind).probs.astype(np.float64)
         place = find_bin(p, sums.edges)
         for out, sign in zip(influence, signs, strict=True):
             s = sign[column, place]
-            out[part] = ((s * p).sum(axis=1) - s[np.arange(len(p)), block.codes]) / rows.n_classes
+            own = (s * block.codes).sum(axis=1) if soft else s[np.arange(len(p)), block.codes]
+            out[part] = ((s * p).sum(axis=1) - own) / rows.n_classes
     return _Influence(*influence)
 
 
-def _of_means(a: Array, b: Array, weight: NDArray[Any] | None, level: float) -> Difference:
+def _of_means(a: Array, b: Array, rows: ArrayRows, level: float) -> Difference:
     """Compare two scores that are means over rows."""
     n = len(a)
     with np.errstate(invalid="ignore"):
         change = b - a
     change = np.where(np.isnan(change), 0.0, change)  # both infinite: no difference in this row
-    one, two, paired = (sum_rows(x, weight) for x in (a, b, change))
+    one, two, paired = (_sums(x, rows) for x in (a, b, change))
     value, stderr = paired.mean, paired.stderr
     half = float(ndtri(0.5 + level / 2)) * stderr
     p = 1.0 if value == 0 else float(2 * ndtr(-abs(value) / stderr)) if stderr > 0 else 0.0
@@ -280,12 +302,18 @@ def _of_means(a: Array, b: Array, weight: NDArray[Any] | None, level: float) -> 
     return Difference(estimate_mean(one, n, level), estimate_mean(two, n, level), difference, p)
 
 
-def _of_hits(a: Array, b: Array, weight: NDArray[Any] | None, level: float) -> Difference:
+def _sums(x: Array, rows: ArrayRows) -> MeanSums:
+    """Sum a score over rows, with the standard error of clusters where there are."""
+    sums = sum_rows(x, rows.weight)
+    return sums if rows.cluster is None else of_clusters(sums, x, rows)
+
+
+def _of_hits(a: Array, b: Array, rows: ArrayRows, level: float) -> Difference:
     """Compare two accuracies."""
-    found, n = _of_means(a, b, weight, level), len(a)
-    one, two = (estimate_share(sum_rows(x, weight), n, level) for x in (a, b))
+    found, n = _of_means(a, b, rows, level), len(a)
+    one, two = (estimate_share(_sums(x, rows), n, level) for x in (a, b))
     p = found.p_value
-    if weight is None:
+    if rows.weight is None and rows.cluster is None and rows.codes.ndim == 1:
         better, worse = int((b > a).sum()), int((b < a).sum())
         p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return Difference(one, two, found.difference, p)

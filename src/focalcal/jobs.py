@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from focalcal._validate import check_choice
+from focalcal._validate import check_choice, check_same_labels, check_same_rows
 from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
 from focalcal.io.sources import Scores, find_scores
 from focalcal.io.stream import Progress
+from focalcal.rows import ArrayRows, Rows
 
 if TYPE_CHECKING:
     from focalcal.appraisal import Appraisal
+    from focalcal.calibration_tests import CalibrationTest
+    from focalcal.comparison import Comparison
 
 
 def fit_file(
@@ -63,6 +67,7 @@ def evaluate_file(
     calibrator: Any = None,
     by: str | None = None,
     bins: int = 15,
+    metrics: str = "standard",
     executor: Executor | None = None,
     progress: Progress | None = None,
     **selection: Any,
@@ -79,6 +84,8 @@ def evaluate_file(
         A column (npz: key): each of its values is a segment to be judged on its own too.
     bins : int
         Bins of the calibration errors.
+    metrics : {"standard", "all"}
+        As for `focalcal.evaluate`.
     executor, progress
         As for `fit_file`.
 
@@ -95,7 +102,7 @@ def evaluate_file(
     if calibrator is not None:
         check_kind(calibrator, scores.input)
         check_order(calibrator, scores.matched)
-    return appraise(scores, calibrator, bins=bins, executor=executor), scores
+    return appraise(scores, calibrator, bins=bins, metrics=metrics, executor=executor), scores
 
 
 def report_file(
@@ -125,7 +132,7 @@ def report_file(
     from focalcal.calibrators.profile import profile
     from focalcal.reporting import report
 
-    found, scores = evaluate_file(path, **options)
+    found, scores = evaluate_file(path, metrics="all", **options)
     calibrator = options.get("calibrator")
     rows, classes = scores.rows(None, options.get("executor"))
     by_temperature = calibrator is None or type(calibrator) in (TemperatureScaling, FocalTemperatureScaling)
@@ -138,10 +145,77 @@ def report_file(
         segments=found.segments,
         by=options.get("by"),
         classes=classes.tolist(),
+        comparison=None if calibrator is None else _change(rows, calibrator, options.get("bins", 15)),
         profile=profile(rows, calibrator) if by_temperature else None,
         flags=_flags(options),
     )
     return found
+
+
+def _change(rows: Rows, calibrator: Any, bins: int) -> Comparison | None:
+    """Compare the predictions before and after, row by row, where they are in memory."""
+    from focalcal.comparison import compare_rows
+
+    if not isinstance(rows, ArrayRows):
+        return None
+    after = replace(rows, scores=calibrator.transform(rows.scores), kind="logits")
+    return compare_rows(rows, after, bins, 0.95, ("before", "after"))
+
+
+def compare_files(
+    path_a: str | os.PathLike[str],
+    path_b: str | os.PathLike[str],
+    *,
+    bins: int = 15,
+    progress: Progress | None = None,
+    **selection: Any,
+) -> Comparison:
+    """Compare two files of predictions for the same rows.
+
+    Parameters
+    ----------
+    path_a, path_b : str or path
+        The files, row for row; both are read into memory.
+    bins : int
+        Bins of the calibration errors.
+    progress : callable, optional
+        As for `fit_file`.
+    **selection
+        Columns and rows, as for `focalcal.open_scores`; the same for both.
+
+    Returns
+    -------
+    Comparison
+        As of `focalcal.compare`; named after the files.
+    """
+    from focalcal.comparison import compare_rows
+
+    pair = []
+    for path in (path_a, path_b):
+        rows, classes = _open(path, progress, **selection).rows()
+        pair.append((rows.in_memory(), classes))
+    (a, classes_a), (b, classes_b) = pair
+    check_same_rows((a.n, a.n_classes), (b.n, b.n_classes), classes_a, classes_b)
+    check_same_labels(a.codes, b.codes, a.weight, b.weight)
+    return compare_rows(a, b, bins, 0.95, (os.path.basename(path_a), os.path.basename(path_b)))
+
+
+def tests_of_file(
+    path: str | os.PathLike[str], *, progress: Progress | None = None, **selection: Any
+) -> list[CalibrationTest]:
+    """Test the predictions in a file, by each of the methods of `focalcal.test_calibration`.
+
+    Parameters
+    ----------
+    path, **selection
+        The file, columns and rows, as for `focalcal.open_scores`.
+    progress : callable, optional
+        As for `fit_file`.
+    """
+    from focalcal.calibration_tests import METHODS, test_calibration
+
+    scores = _open(path, progress, **selection)
+    return [test_calibration(scores, method=method) for method in METHODS]
 
 
 def _flags(options: dict[str, Any]) -> list[str]:

@@ -43,7 +43,8 @@ def _options(
 
 
 for _command in (
-    *(calibrate.fit, calibrate.apply, judge.evaluate, judge.report),
+    *(calibrate.fit, calibrate.apply),
+    *(judge.evaluate, judge.report, judge.compare, judge.test),
     *(show.explore, show.figures, show.demo),
 ):
     app.command()(_command)

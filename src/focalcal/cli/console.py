@@ -88,7 +88,7 @@ def show_segments(by: str, segments: Sequence[Any]) -> None:
     """Write a table of segments: rows, NLL and ECE of each evaluation."""
     names = list(segments[0].evaluations) if segments else []
     titles = [f"{title} {name}" if len(names) > 1 else title for name in names for title in ("NLL", "ECE")]
-    table = _table(by, "rows", *titles, wrap=True)
+    table = _table(by, "rows", *titles, "p", wrap=True)
     for segment in segments:
         cells = [
             f"[bold]{e.value:.4f}[/] [dim]\\[{e.low:.4f}, {e.high:.4f}][/]"
@@ -96,9 +96,38 @@ def show_segments(by: str, segments: Sequence[Any]) -> None:
             for e in (evaluation["nll"], evaluation["ece"])
         ]
         value = "(none)" if segment.value is None else segment.value.replace("[", "\\[")
-        table.add_row(value, f"{segment.n:,}", *cells)
+        table.add_row(value, f"{segment.n:,}", *cells, _p(segment.adjusted_p_value))
     _console().print(table)
-    show_lines("Largest error first, by the lower end of the ECE's interval: a few rows show gaps by chance.")
+    show_lines(
+        "Largest error first, by the lower end of the ECE's interval: a few rows show gaps by chance.",
+        "p: how often calibrated rows would show such an ECE, allowing for the number of segments (Holm).",
+    )
+
+
+def show_comparison(found: Any) -> None:
+    """Write two models' scores, their paired differences and p-values."""
+    from focalcal.evaluation import TITLES
+
+    table = _table("", *(name.replace("[", "\\[") for name in found.names), "difference", "p")
+    for name, one in found.items():
+        d = one.difference
+        table.add_row(
+            TITLES.get(name, name),
+            f"{one.a.value:.4f}",
+            f"{one.b.value:.4f}",
+            f"[bold]{d.value:+.4f}[/] [dim]\\[{d.low:+.4f}, {d.high:+.4f}][/]",
+            _p(one.p_value),
+        )
+    _console().print(table)
+    level = next(iter(found.values())).difference.level
+    show_lines(
+        f"n = {found.n:,} rows; difference: second minus first, in brackets its {level:.0%} interval.",
+        "Calibration errors' differences are freed of what noise adds to each of the two.",
+    )
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _table(*columns: str, wrap: bool = False) -> Any:

@@ -36,6 +36,9 @@ def evaluate(
     classes: Classes = None,
     by: By = None,
     bins: Bins = 15,
+    all_metrics: Annotated[
+        bool, typer.Option("--all", help="More metrics: smooth ECE, KS error, L2 ECE, mean gap, AURC.")
+    ] = False,
     scheduler: Scheduler = None,
     json: Json = False,
 ) -> None:
@@ -62,7 +65,8 @@ def evaluate(
     ):
         options |= {"executor": executor, "progress": progress.told}
         fitted = None if calibrator is None else load(calibrator)
-        found, _ = jobs.evaluate_file(table, calibrator=fitted, **options)
+        metrics = "all" if all_metrics else "standard"
+        found, _ = jobs.evaluate_file(table, calibrator=fitted, metrics=metrics, **options)
     if json:
         console.show_json("evaluate", {**found.to_dict(), "notes": notes})
         return
@@ -119,3 +123,72 @@ def report(
         return
     console.show_notes(notes)
     console.show_lines(f"Wrote {output}: open it in a browser")
+
+
+def compare(
+    table: Table,
+    other: Annotated[
+        str, typer.Argument(metavar="OTHER", help="Another model's predictions for the same rows.")
+    ],
+    logits: Logits = None,
+    probs: Probs = None,
+    label: Label = None,
+    weight: Weight = None,
+    where: Where = None,
+    classes: Classes = None,
+    bins: Bins = 15,
+    json: Json = False,
+) -> None:
+    """Say which of two models is better, score by score, on the same rows.
+
+    Differences are paired: each with its interval and p-value, OTHER minus TABLE. Below 0, OTHER is better
+    (of accuracy, above 0).
+
+    \b
+    Examples:
+      focalcal compare a.parquet b.parquet --logits 'z*' --label y
+    """
+    from focalcal import jobs
+    from focalcal.cli import console
+
+    options = selection(logits, probs, label, weight, where, classes) | {"bins": bins}
+    with console.collected_warnings() as notes, console.Progress(f"Comparing {table}, {other}") as progress:
+        found = jobs.compare_files(table, other, progress=progress.told, **options)
+    if json:
+        console.show_json("compare", {**found.to_dict(), "notes": notes})
+        return
+    console.show_comparison(found)
+    console.show_notes(notes)
+
+
+def test(
+    table: Table,
+    logits: Logits = None,
+    probs: Probs = None,
+    label: Label = None,
+    weight: Weight = None,
+    where: Where = None,
+    classes: Classes = None,
+    json: Json = False,
+) -> None:
+    """Test whether predictions are calibrated.
+
+    A small p-value says that calibrated predictions would hardly look like these. T-Cal finds gaps of any
+    shape, KS gaps that keep one sign, Spiegelhalter over- or under-confidence on the whole. With many rows
+    every model fails: look at the size of the error (focalcal evaluate) too.
+
+    \b
+    Examples:
+      focalcal test test.parquet --logits 'z*' --label y
+    """
+    from focalcal import jobs
+    from focalcal.cli import console
+
+    options = selection(logits, probs, label, weight, where, classes)
+    with console.collected_warnings() as notes, console.Progress(f"Testing {table}") as progress:
+        found = jobs.tests_of_file(table, progress=progress.told, **options)
+    if json:
+        console.show_json("test", {"tests": [one.to_dict() for one in found], "notes": notes})
+        return
+    console.show_lines(*map(str, found))
+    console.show_notes(notes)

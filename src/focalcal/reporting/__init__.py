@@ -16,7 +16,7 @@ import numpy as np
 import focalcal
 from focalcal._validate import check_class_names, check_evaluations, optional_module
 from focalcal.calibrators.profile import Profile
-from focalcal.estimate import Estimate
+from focalcal.comparison import Comparison
 from focalcal.evaluation import Evaluation
 from focalcal.io.files import written_aside
 from focalcal.reporting.advice import Facts, advise
@@ -43,7 +43,7 @@ def report(
     segments: Sequence[Segment] = (),
     by: str | None = None,
     classes: Sequence[Any] | None = None,
-    difference: Estimate | None = None,
+    comparison: Comparison | None = None,
     profile: Profile | None = None,
     flags: Sequence[str] = (),
 ) -> Path:
@@ -68,9 +68,9 @@ def report(
         The column whose values they are.
     classes : sequence of K names, optional
         The class of each column. By default the calibrator's, else column numbers.
-    difference : Estimate, optional
-        The ECE of the last evaluation minus that of the first, on the same rows. Without it the verdict takes
-        both intervals at their ends.
+    comparison : Comparison, optional
+        Of the first evaluation's predictions with the last's, as `focalcal.compare` returns it. Without it
+        the verdict takes both intervals at their ends.
     profile : Profile, optional
         As of `focalcal.calibrators.profile.profile`, on the rows that were judged.
     flags : sequence of str, optional
@@ -115,7 +115,7 @@ def report(
         lstrip_blocks=True,
     )
     artefact = None if calibrator is None else calibrator.to_dict()
-    facts = _facts(evaluations, difference, classes, segments, profile, artefact, flags)
+    facts = _facts(evaluations, comparison, classes, segments, profile, artefact, flags)
     page = environment.get_template("page.html").render(
         title=shown(title or "Calibration report"),
         by=shown(by or "segment"),
@@ -131,7 +131,7 @@ def report(
 
 def _facts(
     evaluations: Mapping[str, Evaluation],
-    difference: Estimate | None,
+    comparison: Comparison | None,
     classes: Sequence[Any] | None,
     segments: Sequence[Segment],
     profile: Profile | None,
@@ -140,7 +140,7 @@ def _facts(
 ) -> Facts:
     names = class_names(classes, artefact, next(iter(evaluations.values())).n_classes)
     errors = class_errors(evaluations, names)
-    return Facts(evaluations, difference, errors, segments, profile, artefact, flags)
+    return Facts(evaluations, comparison, errors, segments, profile, artefact, flags)
 
 
 def _content(facts: Facts) -> dict[str, Any]:
@@ -149,12 +149,12 @@ def _content(facts: Facts) -> dict[str, Any]:
     kept = kept_classes(classes, DRAWN)
     level = next(iter(evaluations.values()))["ece"].level
     return {
-        "verdict": _parted(verdict(evaluations, facts.difference)),
+        "verdict": _parted(verdict(evaluations, facts.comparison)),
         "advice": advise(facts),
         "names": facts.names,
         "level": f"{level:.0%}",
         "same_rows": len(evaluations) > 1 and len({e.n for e in evaluations.values()}) == 1,
-        "paired": facts.difference is not None,
+        "paired": facts.comparison is not None,
         "metrics": metric_rows(evaluations),
         "signed": any("mean_gap" in e for e in evaluations.values()),
         "segments": segment_table(facts.segments),

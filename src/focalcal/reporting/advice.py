@@ -11,7 +11,7 @@ from typing import Any
 from scipy.stats import binom
 
 from focalcal.calibrators.profile import Profile
-from focalcal.estimate import Estimate
+from focalcal.comparison import Comparison
 from focalcal.evaluation import Evaluation
 from focalcal.gap_interval import error_by_chance
 from focalcal.plots import percent
@@ -49,7 +49,7 @@ class Facts:
     """All that advice is derived from."""
 
     evaluations: Mapping[str, Evaluation]
-    difference: Estimate | None = None
+    comparison: Comparison | None = None
     classes: Classes | None = None
     segments: Sequence[Segment] = ()
     profile: Profile | None = None
@@ -138,14 +138,16 @@ def _nothing(why: str) -> Advice:
 def _of_two(facts: Facts) -> Iterator[Advice]:
     (before, *_, after), (one, *_, other) = facts.sets, facts.names
     a, b = before["nll"].value, after["nll"].value
-    if b > a and after["ece"].value < before["ece"].value:
+    paired = facts.comparison
+    rose = b > a if paired is None else paired["nll"].difference.low > 0
+    if rose and after["ece"].value < before["ece"].value:
         yield Advice(
             f"Do not put “{other}” into use on these numbers",
             f"The calibration error is lower, but the log loss rose from {a:.4f} to {b:.4f} on the same "
             "rows: as predictions the probabilities got worse. Fit by log loss, on more rows.",
         )
         return
-    low, high = change(before, after, facts.difference)
+    low, high = change(before, after, facts.comparison)
     ece = after["ece"]
     if low > 0:
         yield Advice(f"Keep “{one}”", f"“{other}” is further from calibrated on these rows.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from focalcal.comparison import Comparison
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
 from focalcal.gap_interval import error_by_chance
@@ -25,11 +26,11 @@ def interval(e: Estimate) -> str:
     return f"{percent(e)} [{percent(e, e.low)}, {percent(e, e.high)}]"
 
 
-def verdict(evaluations: Mapping[str, Evaluation], difference: Estimate | None = None) -> Verdict:
+def verdict(evaluations: Mapping[str, Evaluation], comparison: Comparison | None = None) -> Verdict:
     """Say how the last set of predictions is calibrated, and what changed since the first.
 
-    `difference` is the paired difference of the ECE, last minus first. Without it both intervals are taken at
-    their ends.
+    `comparison` is of the first with the last on the same rows. Without it both intervals are taken at their
+    ends.
     """
     names, sets = list(evaluations), list(evaluations.values())
     last, name = sets[-1], shown(names[-1])
@@ -38,7 +39,7 @@ def verdict(evaluations: Mapping[str, Evaluation], difference: Estimate | None =
         return Verdict(headline, [*_chance(last), _direction(last, name)])
     before, after = sets[0]["ece"], last["ece"]
     pair = f"from {interval(before)} ({shown(names[0])}) to {interval(after)} ({name}), on {last.n:,} rows."
-    low, high = change(sets[0], last, difference)
+    low, high = change(sets[0], last, comparison)
     if high < 0:
         headline = f"Calibration improved: the error (ECE) fell {pair}"
         size = f"The fall is {points(-high)} to {points(-low)} percentage points"
@@ -50,16 +51,34 @@ def verdict(evaluations: Mapping[str, Evaluation], difference: Estimate | None =
         size = f"Possible is a fall by {points(-low)} or a rise by {points(high)} percentage points"
     how = (
         f"both {before.level:.0%} intervals are taken at their ends, which is cautious"
-        if difference is None
-        else f"{difference.level:.0%} interval of the difference on the same rows"
+        if comparison is None
+        else f"{before.level:.0%} interval of the difference on the same rows"
     )
-    details = [f"{size} ({how}). {_accuracy(sets[0], last)}", *_chance(last), _direction(last, name)]
+    details = [f"{size} ({how}). {_accuracy(sets[0], last)}"]
+    details += [*_log_loss(comparison), *_chance(last), _direction(last, name)]
     return Verdict(headline, details)
 
 
-def change(first: Evaluation, last: Evaluation, difference: Estimate | None) -> tuple[float, float]:
+def _log_loss(comparison: Comparison | None) -> list[str]:
+    """Say how the log loss, a proper score, changed on the same rows."""
+    if comparison is None:
+        return []
+    one = comparison["nll"]
+    d = one.difference
+    ends = f"{min(abs(d.low), abs(d.high)):.4f} to {max(abs(d.low), abs(d.high)):.4f}"
+    if d.low > 0 or d.high < 0:
+        moved = "rose" if d.low > 0 else "fell"
+        return [f"The log loss {moved} by {ends} nats a row ({d.level:.0%} interval, on the same rows)."]
+    return [
+        f"The log loss went from {one.a.value:.4f} to {one.b.value:.4f}; its change, {d.low:+.4f} to "
+        f"{d.high:+.4f} ({d.level:.0%} interval, on the same rows), may be chance.".replace("-", "−")
+    ]
+
+
+def change(first: Evaluation, last: Evaluation, comparison: Comparison | None) -> tuple[float, float]:
     """Return the ends of what the ECE changed by: below 0 it fell."""
-    if difference is not None:
+    if comparison is not None:
+        difference = comparison["ece"].difference
         return difference.low, difference.high
     before, after = first["ece"], last["ece"]
     return after.low - before.high, after.high - before.low
