@@ -36,7 +36,7 @@ _HOME = {
     "decompose": "decomposition",
     "test_calibration": "calibration_tests",
     "compare": "comparison",
-    "sample_size": "sample_size",
+    "sample_size": "power",
     "Estimate": "estimate",
     "Evaluation": "evaluation",
     "ReliabilityDisplay": "plots",

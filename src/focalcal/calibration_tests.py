@@ -106,7 +106,7 @@ def test_calibration(
     :math:`Z = \sum_i (\sum_k p_{ik}^2 - p_{i y_i}) / (\sum_i \sum_k p_{ik}^3 - (\sum_k p_{ik}^2)^2)^{1/2}`,
     standard normal under calibration; positive means over-confident. Two classes: this is the classic test.
 
-    Measured size and power at a level of 5 %: ``benchmarks/results/tests.txt``.
+    Measured size and power at a level of 5 %: ``benchmarks/results/verdicts.txt``.
 
     References
     ----------

@@ -165,7 +165,7 @@ def compare(
     be noise, it is taken as −1, which is *conservative*. The p-value is the level at which a normal interval
     as wide would touch 0.
 
-    Measured size and coverage: ``benchmarks/results/comparison.txt``.
+    Measured size and coverage: ``benchmarks/results/verdicts.txt``.
 
     References
     ----------

@@ -60,7 +60,7 @@ def ece(
     -----
     Bins are (l, u], 0 falls in the first and 1 in the last; edges are rounded to the precision of `y_prob`
     first. See `focalcal.resample.estimate_gap_sum` for the interval of "l1" and its measured coverage; those
-    of "l2" and "max" invert a test by simulation (``benchmarks/results/coverage.txt``).
+    of "l2" and "max" invert a test by simulation (``benchmarks/results/interval_coverage.txt``).
 
     References
     ----------

@@ -77,7 +77,7 @@ def kernel_ece(
 
     The interval inverts a test along the line between the estimated truth and the predictions; the
     distribution is drawn at four points of it and interpolated. It is *approximate*; measured coverage:
-    ``benchmarks/results/coverage.txt``.
+    ``benchmarks/results/interval_coverage.txt``.
 
     References
     ----------

@@ -62,7 +62,7 @@ def smooth_ece(
 
     The interval inverts a test by simulation, along multiples of the smoothed gaps and of the mean gap; it is
     *conservative*. Measured coverage of 95 %
-    intervals: ``benchmarks/results/coverage.txt``.
+    intervals: ``benchmarks/results/interval_coverage.txt``.
 
     References
     ----------

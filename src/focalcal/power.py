@@ -53,7 +53,7 @@ def sample_size(
     The plug-in ECE's distribution with and without the gap is that of its interval
     (`focalcal.gap_interval`: exact binomial means and variances, third moments). More bins need more rows.
     By simulation the power at the returned size is within .03 of what was asked
-    (``benchmarks/results/tests.txt``).
+    (``benchmarks/results/verdicts.txt``).
 
     Examples
     --------
