@@ -94,6 +94,22 @@ def check_gap(gap: float) -> float:
     return float(gap)
 
 
+def check_bandwidth(bandwidth: float) -> float:
+    """Check the width of a kernel."""
+    if not (math.isfinite(bandwidth) and bandwidth > 0):
+        raise ValueError(f"Expected a finite bandwidth > 0, e.g. 0.01, got {bandwidth}.")
+    return float(bandwidth)
+
+
+def check_neighbours(count: int) -> None:
+    """Check that a row is not alone, where every row is judged by the others."""
+    if count < 2:
+        raise ValueError(
+            f"Expected at least 2 rows with a weight above 0, as each is judged by the others, got {count}. "
+            "Use ece or ks_error."
+        )
+
+
 def check_folds(folds: int, n: int) -> int:
     """Check a number of folds."""
     if check_count("folds", folds) < 2 or folds > n:
@@ -107,6 +123,15 @@ def check_pixels(scores: tuple[int, ...], labels: tuple[int, ...]) -> None:
         raise ValueError(
             f"Expected y_prob of shape (N, K, d1, …) with y of shape (N, d1, …), got {scores} and {labels}. "
             "Classes come second: for channels last pass np.moveaxis(y_prob, -1, 1)."
+        )
+
+
+def check_clusters(count: int) -> None:
+    """Check that the spread between clusters can be seen."""
+    if count < 2:
+        raise ValueError(
+            f"Expected at least 2 clusters, got {count}: rows that all belong together (one image, one value "
+            "of cluster) say nothing about the next ones. Pass more of them, or flatten the rows yourself."
         )
 
 

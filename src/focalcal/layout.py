@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import as_array, check_ignored, check_pixels, check_targets
+from focalcal._validate import as_array, check_clusters, check_ignored, check_pixels, check_targets
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def as_rows_of(
         weight = None if weight is None else as_array(weight, "sample_weight")[kept]
         cluster = None if cluster is None else as_array(cluster, "cluster")[kept]
     if cluster is not None:
-        cluster = np.unique(as_array(cluster, "cluster"), return_inverse=True)[1].astype(np.int64)
+        found, codes = np.unique(as_array(cluster, "cluster"), return_inverse=True)
+        check_clusters(len(found))
+        cluster = codes.astype(np.int64)
     return Layout(y, scores, weight, cluster)
 
 

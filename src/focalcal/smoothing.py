@@ -116,7 +116,10 @@ def _operator(place: Array, width: float) -> NDArray[np.float32]:
     """Return the matrix (G, points) that smooths gaps at places, times each point's share of [0, 1]."""
     size = int(np.clip(3 / width, 60, 700)) + 1
     point, place = np.linspace(0, 1, size)[None, :], place[:, None]
-    images = (point + 2 * turn + sign * place for turn in range(-2, 3) for sign in (-1, 1))
-    kernel = sum(np.exp(-((distance / width) ** 2) / 2) for distance in images)
+    # beyond these three the images are at a distance of 1 or more
+    images = [(0, -1), (0, 1), (-1, 1)]
+    if width > 1 / 6:
+        images = [(turn, sign) for turn in range(-2, 3) for sign in (-1, 1)]
+    kernel = sum(np.exp(-(((point + 2 * turn + sign * place) / width) ** 2) / 2) for turn, sign in images)
     total = np.asarray(kernel)
     return np.asarray(total / total.sum(axis=1, keepdims=True), np.float32)
