@@ -24,6 +24,7 @@ NAMES = [
     "decompose",
     "ece",
     "evaluate",
+    "evaluate_multilabel",
     "explore",
     "figures",
     "focal_loss",

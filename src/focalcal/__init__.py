@@ -35,6 +35,7 @@ _HOME = {
     "selective_risk": "metrics",
     "decompose": "decomposition",
     "test_calibration": "calibration_tests",
+    "evaluate_multilabel": "multilabel",
     "compare": "comparison",
     "sample_size": "power",
     "Estimate": "estimate",

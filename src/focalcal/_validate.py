@@ -163,6 +163,29 @@ def check_targets(targets: NDArray[Any], n_classes: int) -> NDArray[np.float64]:
     return np.asarray(wide / sums[:, None])
 
 
+def check_multilabel(y: NDArray[Any], p: NDArray[Any], kind: Input) -> NDArray[np.bool_]:
+    """Check the labels and probabilities of a multilabel model; return which labels are known."""
+    if y.ndim != 2 or y.shape != p.shape or 0 in y.shape:
+        raise ValueError(
+            f"Expected y_true and y_prob of one shape (n, L), got {y.shape} and {p.shape}. Pass one column a "
+            "label."
+        )
+    known = ~np.isnan(y) if y.dtype.kind == "f" else np.ones(y.shape, np.bool_)
+    if not np.isin(y[known], (0, 1)).all():
+        raise ValueError(
+            "Expected labels 1, 0 or NaN (not known) in y_true, got others. Binarise them first."
+        )
+    if not known.any(axis=0).all():
+        k = int(np.flatnonzero(~known.any(axis=0))[0])
+        raise ValueError(f"Expected some known value of each label, got none in column {k}. Drop the column.")
+    if np.isnan(p).any() or (kind == "probs" and not (p.min() >= 0 and p.max() <= 1)):
+        raise ValueError(
+            f"Expected y_prob in [0, 1] without NaN, got min={p.min():.6g}, max={p.max():.6g}. "
+            'If these are logits, pass input="logits".'
+        )
+    return known
+
+
 def check_segments(values: Iterable[Any]) -> None:
     """Check that a column does not part the rows into too many segments."""
     first = list(islice(values, MAX_SEGMENTS + 1))

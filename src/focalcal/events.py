@@ -66,12 +66,17 @@ class PredictedPass:
         scored = score_block(block, self.kind)
         edges = equal_width_edges(self.bins, block.scores.dtype)
         if self.column is not None:
-            return bin_rows(scored.probs[:, self.column], block.codes == self.column, block.weight, edges)
+            return bin_rows(scored.probs[:, self.column], chance_of(block, self.column), block.weight, edges)
         place = scored.probs.argmax(axis=1) * self.bins + find_bin(scored.confidence, edges)
         size = scored.probs.shape[1] * self.bins
         w = np.ones(len(place)) if block.weight is None else block.weight
         values = (None, w, w**2, w * scored.confidence, w * scored.hit)
         return BinSums(edges, *(tally(place, value, size) for value in values))
+
+
+def chance_of(block: Block, column: int) -> NDArray[Any]:
+    """Return whether a class is the label of each row, or its chance to be where labels are distributions."""
+    return np.asarray(block.codes[:, column] if block.codes.ndim == 2 else block.codes == column)
 
 
 def collect(rows: Rows, column: int | None = None) -> Cells:
@@ -92,7 +97,7 @@ def _soft_cells(rows: ArrayRows, column: int | None) -> Cells:
         block = Block(rows.scores[part], rows.codes[part], None, part.start)
         scored = score_block(block, rows.kind)
         place[part] = scored.confidence if column is None else scored.probs[:, column]
-        chance[part] = scored.hit if column is None else block.codes[:, column]
+        chance[part] = scored.hit if column is None else chance_of(block, column)
     end, at = np.unique(place, return_inverse=True)
     w = np.ones(rows.n) if rows.weight is None else rows.weight
 
@@ -131,7 +136,8 @@ def cells_of(kept: Confidences) -> Cells:
         return kept.cells()
     signed = np.concatenate(kept.signed)
     weight = np.concatenate(kept.weight) if kept.weight else None
-    return exact_cells(np.abs(signed).astype(np.float64), signed > 0, weight)
+    cells = exact_cells(np.abs(signed).astype(np.float64), signed > 0, weight)
+    return replace(cells, weight_squared=kept.effect * cells.weight_squared)
 
 
 def exact_cells(probability: Array, happened: NDArray[np.bool_], weight: Array | None) -> Cells:

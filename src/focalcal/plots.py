@@ -11,8 +11,10 @@ from focalcal._validate import check_bins, check_level, optional_module
 from focalcal.bins import BinSums
 from focalcal.estimate import Estimate
 from focalcal.evaluation import Evaluation
-from focalcal.judging import judge
-from focalcal.resample import estimate_gap_sum, wilson_interval
+from focalcal.events import find_column
+from focalcal.judging import prepare
+from focalcal.metrics.binned import bins_of
+from focalcal.resample import estimate_gap_sum, share_interval
 
 #: Okabe and Ito's vermilion and blue: told apart by colour-blind readers, on white and on black.
 OVER, UNDER = "#d55e00", "#2f8fd0"
@@ -25,7 +27,7 @@ def percent(e: Estimate, value: float | None = None) -> str:
 
 
 class ReliabilityDisplay:
-    """Reliability diagram of the top class: hit rate against confidence, with Wilson intervals.
+    """Reliability diagram of the top class, or of one class: hit rate against confidence, with intervals.
 
     Make it with `from_predictions` or `from_evaluation`.
 
@@ -37,6 +39,8 @@ class ReliabilityDisplay:
         The calibration error shown with its interval.
     name : str, optional
         Name of the model, shown above the diagram.
+    interval : {"wilson", "clopper-pearson"}
+        Of the hit rates; the latter never covers less than it says, and is wider.
 
     Attributes
     ----------
@@ -51,10 +55,13 @@ class ReliabilityDisplay:
     0.2500 [0.0000, 0.2500] (n=4)
     """
 
-    def __init__(self, bins: BinSums, estimate: Estimate, *, name: str | None = None) -> None:
+    def __init__(
+        self, bins: BinSums, estimate: Estimate, *, name: str | None = None, interval: str = "wilson"
+    ) -> None:
         self.bins = bins
         self.estimate = estimate
         self.name = name
+        self.interval = interval
 
     @classmethod
     def from_predictions(
@@ -67,6 +74,9 @@ class ReliabilityDisplay:
         classes: Any = None,
         bins: int = 15,
         level: float = 0.95,
+        of_class: Any = None,
+        binning: str = "equal-width",
+        interval: str = "wilson",
         name: str | None = None,
         ax: Any = None,
         executor: Executor | None = None,
@@ -77,6 +87,10 @@ class ReliabilityDisplay:
         ----------
         y_true, y_prob, input, sample_weight, classes, bins, level, executor
             As in `focalcal.evaluate`.
+        of_class, binning
+            As in `focalcal.ece`.
+        interval : {"wilson", "clopper-pearson"}
+            Of the hit rates.
         name : str, optional
             Shown above the diagram.
         ax : matplotlib Axes, optional
@@ -92,9 +106,10 @@ class ReliabilityDisplay:
             If matplotlib is not installed.
         """
         bins, level = check_bins(bins), check_level(level)
-        sums, rows = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, executor=executor)
-        estimate = estimate_gap_sum(sums.top, rows.n, level)
-        return cls(sums.top, estimate, name=name).plot(ax)
+        rows, found = prepare(y_true, y_prob, sample_weight, input, classes, executor=executor)
+        column = None if of_class is None else find_column(of_class, found)
+        sums = bins_of(rows, column, bins, binning)
+        return cls(sums, estimate_gap_sum(sums, rows.n, level), name=name, interval=interval).plot(ax)
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation, *, name: str | None = None, ax: Any = None) -> Self:
@@ -117,7 +132,7 @@ class ReliabilityDisplay:
         full = self.bins.count > 0
         rows = self.bins.effective_count[full]
         x, y = self.bins.mean_confidence[full], self.bins.hit_rate[full]
-        low, high = wilson_interval(y, rows, self.estimate.level)
+        low, high = share_interval(self.interval)(y, rows, self.estimate.level)
         colours = np.where(x > y, OVER, UNDER)
         ax.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         ax.vlines(x, x, y, colors=colours, linewidth=7, alpha=0.35, zorder=2)

@@ -7,11 +7,12 @@ from typing import Any
 from focalcal._validate import check_bins, check_choice, check_debiased, check_level
 from focalcal.binned_errors import NORMS, estimate_binned
 from focalcal.bins import BinSums
+from focalcal.clusters import design_effect, inflated
 from focalcal.estimate import Estimate
-from focalcal.events import EventPass, PredictedPass, find_column
-from focalcal.judging import judge, prepare
+from focalcal.events import EventPass, PredictedPass, collect, find_column
+from focalcal.judging import Pass, judge, judge_rows, prepare
 from focalcal.resample import estimate_gap_sum
-from focalcal.rows import Rows
+from focalcal.rows import ArrayRows, Rows
 
 
 def ece(
@@ -76,24 +77,39 @@ def ece(
     0.8
     """
     bins, level = check_bins(bins), check_level(level)
-    equal_mass = check_choice("binning", binning, ("equal-width", "equal-mass")) == "equal-mass"
     check_debiased(check_choice("norm", norm, NORMS), debiased)
-    if of_class is None:
-        sums, rows = judge(
-            y_true, y_prob, sample_weight, input, classes, bins=bins, with_confidence=equal_mass
-        )
-        binned = sums.top if sums.confidences is None else sums.confidences.equal_mass(bins)
-    else:
-        rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
-        binned = _of_class(rows, find_column(of_class, found), bins, equal_mass)
-    return estimate_binned(binned, rows.n, level, norm, debiased)
+    rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
+    column = None if of_class is None else find_column(of_class, found)
+    return estimate_binned(bins_of(rows, column, bins, binning), rows.n, level, norm, debiased)
+
+
+def bins_of(rows: Rows, column: int | None, bins: int, binning: str) -> BinSums:
+    """Bin the confidence of the top class, or the probability of one class."""
+    equal_mass = check_choice("binning", binning, ("equal-width", "equal-mass")) == "equal-mass"
+    if column is not None:
+        return _of_class(rows, column, bins, equal_mass)
+    sums = judge_rows(rows, Pass(rows.kind, bins, with_confidence=equal_mass))
+    if not equal_mass:
+        return sums.top
+    if sums.confidences is None:  # labels are distributions
+        return collect(rows).equal_mass(bins)
+    return sums.confidences.equal_mass(bins)
 
 
 def _of_class(rows: Rows, column: int, bins: int, equal_mass: bool) -> BinSums:
     """Bin one class's probability."""
-    if equal_mass:
-        return rows.map_sum(EventPass(rows.kind, column)).equal_mass(bins)
-    return rows.map_sum(PredictedPass(rows.kind, bins, column))
+    if not equal_mass:
+        return _of_clusters(rows.map_sum(PredictedPass(rows.kind, bins, column)), rows, column)
+    if isinstance(rows, ArrayRows) and rows.codes.ndim == 2:
+        return collect(rows, column).equal_mass(bins)
+    return _of_clusters(rows.map_sum(EventPass(rows.kind, column)).equal_mass(bins), rows, column)
+
+
+def _of_clusters(sums: BinSums, rows: Rows, column: int | None = None) -> BinSums:
+    """Let the pixels of an image count for as many rows as they are worth."""
+    if not isinstance(rows, ArrayRows) or rows.cluster is None:
+        return sums
+    return inflated(sums, design_effect(rows, column))
 
 
 def classwise_ece(
@@ -189,4 +205,5 @@ def top_label_ece(
     """
     bins, level = check_bins(bins), check_level(level)
     rows, _ = prepare(y_true, y_prob, sample_weight, input, classes)
-    return estimate_gap_sum(rows.map_sum(PredictedPass(rows.kind, bins)), rows.n, level)
+    sums = _of_clusters(rows.map_sum(PredictedPass(rows.kind, bins)), rows)
+    return estimate_gap_sum(sums, rows.n, level)
