@@ -24,11 +24,12 @@ def rejections(predict, repetitions, seed):
     """Return how often each test rejects calibration at 5 %."""
     rng = np.random.default_rng([7, seed])
     found = dict.fromkeys((*calibration_tests.METHODS, "ece"), 0)
-    for _ in range(repetitions):
+    for repetition in range(repetitions):
         p, y = predict(rng)
         for method in calibration_tests.METHODS:
             found[method] += (
-                calibration_tests.test_calibration(y, p, method=method, draws=199).p_value <= LEVEL
+                calibration_tests.test_calibration(y, p, method=method, draws=199, seed=repetition).p_value
+                <= LEVEL
             )
         sums, _ = judge(y, p, None, "probs", None, bins=15)
         found["ece"] += chance(sums.top) <= LEVEL
