@@ -98,7 +98,8 @@ def selective_risk(
     Temperature scaling can change the order of rows, so AURC judges confidences as a ranking, not as
     probabilities. The standard error follows from
     :math:`\mathrm{AURC} = E[e\,(-\log U)]`, with U the coverage at which a row enters and e its miss, through
-    its influence function; the interval is normal. Measured coverage: ``benchmarks/results/interval_coverage.txt``.
+    its influence function; the interval is normal. Measured coverage:
+    ``benchmarks/results/interval_coverage.txt``.
     Beyond 262,144 rows equal cells of 1/1024 of 1 − c enter together.
 
     References
@@ -150,11 +151,12 @@ def _area(cells: Cells, n: int, level: float) -> Estimate:
         - (after * np.log(after) - np.where(before > 0, before * np.log(np.maximum(before, 1e-300)), 0))
         / share
     )
-    later = np.cumsum((rate * ratio)[::-1])[::-1] - rate * ratio / 2
+    later = np.cumsum((rate * ratio)[::-1])[::-1] - rate * ratio + rate * (own + np.log(after))
     error = float(share @ rate)
     move = [hit * own - value - later + error for hit in (1.0, 0.0)]
     squared = cells.weight_squared[:, ::-1][:, full]
     variance = float(squared[0] @ move[0] ** 2 + squared[1] @ move[1] ** 2)
     stderr = float(np.sqrt(variance)) / float(weight.sum()) if n > 1 else float("nan")
     half = float(ndtri(0.5 + level / 2)) * stderr
-    return Estimate(value, stderr, max(value - half, 0.0), value + half, n, "normal", level)
+    low, high = np.clip([value - half, value + half], 0, 1).tolist()
+    return Estimate(value, stderr, low, high, n, "normal", level)
