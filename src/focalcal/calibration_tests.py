@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from focalcal._validate import Input, check_choice, check_count
 from focalcal.bins import Array
-from focalcal.events import collect, find_column
+from focalcal.events import chance_of, collect, find_column
 from focalcal.groups import Groups, of_cells
 from focalcal.judging import prepare
 from focalcal.metrics.ks import ks_test
@@ -128,7 +128,8 @@ def test_calibration(
     column = None if of_class is None else find_column(of_class, found)
     if method == "spiegelhalter":
         sums = rows.map_sum(SpiegelhalterPass(rows.kind, column))
-        z = sums.excess / np.sqrt(sums.variance) if sums.variance > 0 else 0.0
+        # certain rows never vary: any miss among them is impossible under calibration
+        z = sums.excess / np.sqrt(sums.variance) if sums.variance > 0 else float(sums.excess > 0) * 1e6
         return CalibrationTest(float(z), float(2 * ndtr(-abs(z))), method, rows.n)
     if method == "ks":
         return CalibrationTest(*ks_test(collect(rows, column)), method, rows.n)
@@ -202,9 +203,9 @@ class SpiegelhalterPass:
         p = score_block(block, self.kind).probs.astype(np.float64, copy=False)
         codes = block.codes
         if self.column is not None:
-            own = p[:, self.column]
-            p, codes = np.stack([1 - own, own], axis=1), (codes == self.column).astype(np.int64)
+            own, chance = p[:, self.column], chance_of(block, self.column)
+            p, codes = np.stack([1 - own, own], axis=1), np.stack([1 - chance, chance], axis=1)
         square = (p**2).sum(axis=1)
         w = np.ones(len(p)) if block.weight is None else block.weight
-        excess = square - p[np.arange(len(p)), codes]
+        excess = square - ((p * codes).sum(axis=1) if codes.ndim == 2 else p[np.arange(len(p)), codes])
         return ExcessSums(float(w @ excess), float(w**2 @ np.maximum((p**3).sum(axis=1) - square**2, 0)))
