@@ -32,6 +32,13 @@ def draw(n, k, seed=0, temperature=1.5):
     return z, y
 
 
+def dyadic(p, parts):
+    """Round probabilities to multiples of 1/parts, a power of two, that exactly sum to 1; none is 0."""
+    rounded = (np.floor(p * (parts - p.shape[1])) + 1) / parts
+    rounded[:, 0] += 1 - rounded.sum(axis=1)
+    return rounded
+
+
 def textbook_ece(confidence, hit, weight=None, edges=None):
     """Σ_b share_b |mean confidence − hit rate| over bins (l, u], row by row."""
     edges = [j / 15 for j in range(16)] if edges is None else list(edges)

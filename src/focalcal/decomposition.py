@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from scipy.special import ndtri, xlog1py, xlogy
+from scipy.special import ndtri, xlogy
 from sklearn.base import clone
 
-from focalcal._validate import check_choice, check_folds, check_level
+from focalcal._validate import PROBABILITY_FLOOR, check_choice, check_folds, check_level
 from focalcal.bins import Array
 from focalcal.confidences import Cells
 from focalcal.estimate import Estimate
@@ -134,7 +134,8 @@ def _event_score(score: str, p: Array, rate: Array) -> Array:
     """Return the expected score of announcing p where an event happens at `rate`."""
     if score == "brier":
         return np.asarray(rate * (1 - p) ** 2 + (1 - rate) * p**2)
-    return np.asarray(-xlogy(rate, np.maximum(p, 1e-30)) - xlog1py(1 - rate, -np.minimum(p, 1 - 1e-16)))
+    log_rest = np.where(p < 1, np.log1p(-np.minimum(p, 1 - 1e-16)), np.log(PROBABILITY_FLOOR))
+    return np.asarray(-xlogy(rate, np.maximum(p, PROBABILITY_FLOOR)) - (1 - rate) * log_rest)
 
 
 def _isotonic(cells: Cells, n: int, score: str, level: float, seed: int) -> Decomposition:
@@ -158,6 +159,7 @@ def _isotonic(cells: Cells, n: int, score: str, level: float, seed: int) -> Deco
     statistic = _gain(groups, score)
     _, stderr, low, high = interval(groups, [line], statistic, level, draws=_DRAWS, seed=seed)
     method = f"inverted test, {_DRAWS} simulations, seed {seed}"
+    stderr = stderr if n > 1 else float("nan")
     error = Estimate(calibration.value, stderr, low, high, n, method, level)
     return Decomposition(mean(c), error, mean(fitted), mean(base, fitted), mean(base))
 
