@@ -169,7 +169,7 @@ class ArrayRows:
 
     def sample(self, rows: int) -> ArrayRows | None:
         """Return about this many rows in chunks spread evenly; None if that is most of them."""
-        if 2 * rows > self.n:
+        if 2 * rows > self.n or self.n < CHUNK:
             return None
         index = (chunk_starts(self.n, rows)[:, None] + np.arange(CHUNK)).ravel()
         weight = None if self.weight is None else self.weight[index]

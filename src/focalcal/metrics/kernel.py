@@ -10,10 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from focalcal._validate import PROBABILITY_FLOOR, check_choice, check_count, check_level
+from focalcal._validate import (
+    PROBABILITY_FLOOR,
+    check_bandwidth,
+    check_choice,
+    check_count,
+    check_level,
+    check_neighbours,
+)
 from focalcal.bins import Array
 from focalcal.estimate import Estimate
-from focalcal.events import find_column
+from focalcal.events import chance_of, find_column
 from focalcal.inversion import Inverted, Moments, invert
 from focalcal.judging import prepare
 from focalcal.rows import ArrayRows, Block, Rows
@@ -93,10 +100,12 @@ def kernel_ece(
     check_choice("of", of, ("vector", "top"))
     check_choice("norm", norm, ("l1", "l2"))
     level, max_rows = check_level(level), check_count("max_rows", max_rows)
+    width = None if bandwidth is None else check_bandwidth(bandwidth)
     rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
     column = None if of_class is None else find_column(of_class, found)
     p, hot, weight = _points(_held(rows, max_rows), of, column)
-    kernel = DirichletKernel(p, weight, _bandwidth(p) if bandwidth is None else float(bandwidth))
+    check_neighbours(int((weight > 0).sum()))
+    kernel = DirichletKernel(p, weight, _bandwidth(p) if width is None else width)
     smoothed = kernel.smooth(hot)
     power, one = (1 if norm == "l1" else 2), column is not None or of == "top"
     distance = _Distance(p, weight / weight.sum(), power, one)
@@ -113,14 +122,15 @@ def _held(rows: Rows, most: int) -> ArrayRows:
 
 def _points(rows: ArrayRows, of: str, column: int | None) -> tuple[Array, Array, Array]:
     """Return probabilities (n, C), what happened (n, C) as 0 and 1, and weights (n,)."""
-    scored = score_block(Block(rows.scores, rows.codes, None), rows.kind)
+    block = Block(rows.scores, rows.codes, None)
+    scored = score_block(block, rows.kind)
     p = scored.probs.astype(np.float64)
     weight = np.ones(len(p)) if rows.weight is None else rows.weight
     if column is None and of == "vector":
-        return p, np.eye(p.shape[1])[rows.codes], weight
+        return p, rows.codes if rows.codes.ndim == 2 else np.eye(p.shape[1])[rows.codes], weight
     own = scored.confidence.astype(np.float64) if column is None else p[:, column]
-    hit = scored.hit if column is None else rows.codes == column
-    return np.stack([own, 1 - own], axis=1), np.stack([hit, ~hit], axis=1).astype(np.float64), weight
+    hit = np.asarray(scored.hit if column is None else chance_of(block, column), np.float64)
+    return np.stack([own, 1 - own], axis=1), np.stack([hit, 1 - hit], axis=1), weight
 
 
 @dataclass(frozen=True)
@@ -219,7 +229,8 @@ def _interval(
     def moments(position: float) -> Moments:
         error = distance(_truth(p, smoothed, position))
         expected = float(np.interp(position, place, means)) + slope * max(place[0] - position, 0.0)
-        return Moments(error, expected, max(float(np.interp(position, place, sds)), 1e-12), 0.0)
+        variance = float(np.interp(position, place, sds**2))
+        return Moments(error, expected, max(variance**0.5, 1e-12), 0.0)
 
     return invert([moments], value, level, tolerance=1e-3)
 
