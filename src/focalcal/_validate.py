@@ -126,6 +126,28 @@ def check_pixels(scores: tuple[int, ...], labels: tuple[int, ...]) -> None:
         )
 
 
+def check_column(values: Any, name: str) -> NDArray[Any]:
+    """Check that what parts the rows is one value a row."""
+    column = as_array(values, name)
+    if column.ndim != 1:
+        raise ValueError(
+            f"Expected {name} of shape (n,), got shape {column.shape}. Pass one value for each row."
+        )
+    return column
+
+
+def check_cluster(values: Any) -> NDArray[Any]:
+    """Check that what says which rows belong together can be told apart."""
+    column = check_column(values, "cluster")
+    kinds = {type(value).__name__ for value in column.tolist()} if column.dtype.kind == "O" else set()
+    if len(kinds) > 1 or "NoneType" in kinds:
+        raise ValueError(
+            f"Expected cluster of one kind (all numbers or all names), got {', '.join(sorted(kinds))}. Give "
+            "rows whose cluster is missing one of their own."
+        )
+    return column
+
+
 def check_clusters(count: int) -> None:
     """Check that the spread between clusters can be seen."""
     if count < 2:

@@ -14,7 +14,8 @@ from focalcal._validate import check_bins, check_choice, check_level, check_segm
 from focalcal.engine import row_slices
 from focalcal.evaluation import Evaluation, evaluation_of
 from focalcal.judging import Judged, Pass, judge_rows, prepare, warn_of_impossible
-from focalcal.rows import Block, Source
+from focalcal.layout import as_groups_of
+from focalcal.rows import Block, Source, is_source
 from focalcal.segments import Segment, judged_segments, segments_of
 
 #: Numbers that are calibrated at a time: no copy of all scores is made.
@@ -155,7 +156,7 @@ def evaluate(
     metrics : {"standard", "all"}
         "all" adds errors without bins and more, for about a second: see `Evaluation`.
     by : array_like of shape (n,), optional
-        Groups of rows to be judged on their own too, at most 1,000: see `Evaluation.segments`.
+        Groups of rows (or of images) to be judged on their own too, at most 1,000: see `Evaluation.segments`.
     cluster : array_like of shape (n,), optional
         Rows that are not independent share a value: prompts of one question, frames of one video. Standard
         errors and intervals allow for it (`focalcal.clusters`); `n` still counts rows.
@@ -211,7 +212,10 @@ def evaluate(
     sums = judge_rows(rows, Pass(rows.kind, bins, with_classes=True, with_confidence=True))
     warn_of_impossible(sums, rows.n)
     whole = evaluation_of(sums, rows.n_classes, level, more=more)
-    return whole if by is None else replace(whole, segments=segments_of(rows, by, bins, level))
+    if by is None:
+        return whole
+    groups = by if is_source(y_true) else as_groups_of(by, y_true, y_prob, ignore_index)
+    return replace(whole, segments=segments_of(rows, groups, bins, level))
 
 
 def appraise(
