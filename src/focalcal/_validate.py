@@ -38,6 +38,14 @@ def check_input(kind: str) -> Input:
     return kind  # type: ignore[return-value]
 
 
+def check_inputs(kinds: Any) -> tuple[Input, Input]:
+    """Check the declared kinds of two sets of scores: one word for both, or two."""
+    words = (kinds, kinds) if isinstance(kinds, str) else tuple(kinds)
+    if len(words) != 2:
+        raise ValueError(f"Expected input as one word or two, one for each set, got {len(words)}.")
+    return check_input(words[0]), check_input(words[1])
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """Check an option that has a closed list of values."""
     if value not in choices:

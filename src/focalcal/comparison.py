@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
-from focalcal._validate import check_bins, check_input, check_level, check_same_rows
+from focalcal._validate import check_bins, check_inputs, check_level, check_same_rows
 from focalcal.binned_errors import estimate_binned
 from focalcal.bins import Array, BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges, find_bin
 from focalcal.clusters import design_effect, inflated, of_clusters
@@ -181,14 +181,14 @@ def compare(
     (True, True)
     """
     bins, level = check_bins(bins), check_level(level)
-    kinds = (input, input) if isinstance(input, str) else tuple(input)
+    kinds = check_inputs(input)
     pair = []
     for scores, kind in zip((y_prob_a, y_prob_b), kinds, strict=True):
         rows, found = prepare(
             y_true,
             scores,
             sample_weight,
-            check_input(kind),
+            kind,
             classes,
             ignore_index=ignore_index,
             cluster=cluster,
@@ -297,7 +297,10 @@ def _of_means(a: Array, b: Array, rows: ArrayRows, level: float) -> Difference:
     one, two, paired = (_sums(x, rows) for x in (a, b, change))
     value, stderr = paired.mean, paired.stderr
     half = float(ndtri(0.5 + level / 2)) * stderr
-    p = 1.0 if value == 0 else float(2 * ndtr(-abs(value) / stderr)) if stderr > 0 else 0.0
+    if value == 0 or np.isnan(stderr):  # one row, or an infinite loss, proves nothing
+        p = 1.0
+    else:
+        p = float(2 * ndtr(-abs(value) / stderr)) if stderr > 0 else 0.0
     difference = Estimate(value, stderr, value - half, value + half, n, "paired, normal", level)
     return Difference(estimate_mean(one, n, level), estimate_mean(two, n, level), difference, p)
 
