@@ -63,10 +63,11 @@ def sample_size(
     check_gap(gap)
     bins, power, level = check_bins(bins), check_share("power", power), check_level(level)
     values = np.atleast_1d(as_array(confidence, "confidence")).astype(np.float64)
-    if values.ndim != 1 or not ((values > 0) & (values <= 1)).all():
+    if values.ndim != 1 or not len(values) or not ((values > 0) & (values <= 1)).all():
+        span = f", from {values.min():.3g} to {values.max():.3g}" if values.size else ""
         raise ValueError(
             "Expected confidence as one number or an array of shape (n,), in (0, 1], got "
-            f"shape {values.shape}, from {values.min():.3g} to {values.max():.3g}. Pass p.max(axis=1)."
+            f"shape {values.shape}{span}. Pass p.max(axis=1)."
         )
     sums = bin_rows(values, np.zeros(len(values)), None, equal_width_edges(bins))
     full = sums.count > 0
@@ -87,6 +88,8 @@ def sample_size(
 
 def _power(n: int, share: Array, confidence: Array, gap: float, level: float) -> float:
     """Return how often n rows show it."""
+    if (confidence == 1).all():  # one miss is enough
+        return float(1 - (1 - gap) ** n)
     cells = ClassCells(
         share, confidence, confidence, np.maximum(n * share, 1), np.arange(len(share)), n_classes=1
     )
