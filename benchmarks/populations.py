@@ -6,10 +6,12 @@ labels from q. The truth of a binned error is the population's over the sample's
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from focalcal import inverse_focal_map
 from focalcal.bins import equal_width_edges, find_bin
 from focalcal.smoothing import error_exactly, find_width
 
@@ -92,6 +94,7 @@ class Population:
         return rows, y
 
 
+@cache
 def event_truths(population):
     """Return the population's errors of the top class without bins."""
     gaps, m = population.gaps, len(population.sorted)
@@ -123,7 +126,26 @@ def binned_truths(population, sampled):
     return {"ece_l2": float(np.sqrt(share @ gap**2)), "mce": float(np.abs(gap[occupied]).max())}
 
 
+@cache
 def kernel_truth(population):
     """Return the population's L1 error without bins, of the top class."""
     rate = population.rate_given_confidence()
     return {"kernel_ece": float(np.abs(population.confidence - rate).mean())}
+
+
+@cache
+def other_truths(population):
+    """Return the population's top-label ECE over 15 bins, mean focal losses for γ = 2, and mean entropy."""
+    p, q, m = population.p, population.q, len(population.p)
+    cells = p.argmax(axis=1) * 15 + find_bin(population.confidence, equal_width_edges(15))
+    gaps = np.bincount(cells, population.confidence - population.hits)
+    logs = np.log(p)
+    focal = -((1 - p) ** 2) * logs
+    before = np.exp(inverse_focal_map(logs, 2.0))
+    proper = -((1 - before) ** 2) * np.log(before)
+    return {
+        "top_label": np.abs(gaps).sum() / m,
+        "focal": (q * focal).sum(axis=1).mean(),
+        "proper_focal": (q * proper).sum(axis=1).mean(),
+        "entropy": -(p * logs).sum(axis=1).mean(),
+    }
