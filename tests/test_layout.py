@@ -6,7 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimates import ESTIMATES
-from focalcal import accuracy, compare, decomposition, ece, evaluate, sharpness
+from focalcal import (
+    accuracy,
+    brier,
+    classwise_ece,
+    compare,
+    decomposition,
+    ece,
+    evaluate,
+    kernel_ece,
+    ks_error,
+    nll,
+    sharpness,
+    smooth_ece,
+    top_label_ece,
+)
 from focalcal.metrics import smooth
 from predictions import draw, softmax
 
@@ -204,3 +218,15 @@ def test_sharpness_wants_rows():
         ValueError, match=r"Expected y_prob of shape \(n, K\), .* Reshape your data to one row a"
     ):
         sharpness(IMAGES[0])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [nll, brier, accuracy, ece, classwise_ece, top_label_ece, smooth_ece, ks_error, kernel_ece],
+    ids=lambda metric: metric.__name__,
+)
+def test_each_metric_drops_ignored_rows(metric):
+    z, y = draw(120, 3, seed=5)
+    marked = np.where(np.arange(120) % 4 == 0, 255, y)
+    kept = marked != 255
+    assert metric(marked, z, input="logits", ignore_index=255) == metric(y[kept], z[kept], input="logits")

@@ -65,6 +65,7 @@ def test_calibration(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of_class: Any = None,
     method: str = "t-cal",
     draws: int = 1000,
@@ -74,7 +75,7 @@ def test_calibration(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes
+    y_true, y_prob, sample_weight, input, classes, ignore_index
         As in `focalcal.evaluate`.
     of_class : label, optional
         The class whose probability is tested. By default the top class's confidence is; Spiegelhalter's test
@@ -124,7 +125,7 @@ def test_calibration(
     """
     check_choice("method", method, METHODS)
     draws = check_count("draws", draws)
-    rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, found = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     column = None if of_class is None else find_column(of_class, found)
     if method == "spiegelhalter":
         sums = rows.map_sum(SpiegelhalterPass(rows.kind, column))

@@ -72,6 +72,7 @@ def decompose(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of_class: Any = None,
     score: str = "brier",
     recalibration: Any = "isotonic",
@@ -83,7 +84,7 @@ def decompose(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     of_class : label, optional
         With "isotonic": the class whose probability is judged. By default the top class is.
@@ -122,7 +123,7 @@ def decompose(
     """
     check_choice("score", score, ("brier", "nll"))
     level = check_level(level)
-    rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, found = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     if isinstance(recalibration, str):
         check_choice("recalibration", recalibration, ("isotonic",))
         column = None if of_class is None else find_column(of_class, found)

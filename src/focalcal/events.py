@@ -109,13 +109,19 @@ def _soft_cells(rows: ArrayRows, column: int | None) -> Cells:
 
 
 def events_of(
-    y_true: Any, y_prob: Any, sample_weight: Any, kind: str, classes: Any, of_class: Any
+    y_true: Any,
+    y_prob: Any,
+    sample_weight: Any,
+    kind: str,
+    classes: Any,
+    of_class: Any,
+    ignore_index: int | None = None,
 ) -> tuple[Cells, int]:
     """Check the input and return its events, in cells of rising probability, and the number of rows.
 
     `of_class` names the class whose probability is judged; None means the top class.
     """
-    rows, found = prepare(y_true, y_prob, sample_weight, kind, classes)
+    rows, found = prepare(y_true, y_prob, sample_weight, kind, classes, ignore_index=ignore_index)
     return collect(rows, None if of_class is None else find_column(of_class, found)), rows.n
 
 

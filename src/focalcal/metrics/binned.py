@@ -22,6 +22,7 @@ def ece(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of_class: Any = None,
     bins: int = 15,
     binning: str = "equal-width",
@@ -33,7 +34,7 @@ def ece(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     of_class : label, optional
         The class whose probability is judged. By default the top class is: its confidence and hits.
@@ -78,7 +79,7 @@ def ece(
     """
     bins, level = check_bins(bins), check_level(level)
     check_debiased(check_choice("norm", norm, NORMS), debiased)
-    rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, found = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     column = None if of_class is None else find_column(of_class, found)
     return estimate_binned(bins_of(rows, column, bins, binning), rows.n, level, norm, debiased)
 
@@ -119,6 +120,7 @@ def classwise_ece(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     bins: int = 15,
     norm: str = "l1",
     debiased: bool = False,
@@ -128,7 +130,7 @@ def classwise_ece(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     bins : int
         Number of equal-width bins of each class.
@@ -157,7 +159,9 @@ def classwise_ece(
     """
     bins, level = check_bins(bins), check_level(level)
     check_debiased(check_choice("norm", norm, NORMS), debiased)
-    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, bins=bins, with_classes=True)
+    sums, rows = judge(
+        y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index, bins=bins, with_classes=True
+    )
     assert sums.classwise is not None
     return estimate_binned(sums.classwise, rows.n, level, norm, debiased)
 
@@ -169,6 +173,7 @@ def top_label_ece(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     bins: int = 15,
     level: float = 0.95,
 ) -> Estimate:
@@ -176,7 +181,7 @@ def top_label_ece(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     bins : int
         Number of equal-width bins of each predicted class.
@@ -204,6 +209,6 @@ def top_label_ece(
     (0.0, 0.25)
     """
     bins, level = check_bins(bins), check_level(level)
-    rows, _ = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, _ = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     sums = _of_clusters(rows.map_sum(PredictedPass(rows.kind, bins)), rows)
     return estimate_gap_sum(sums, rows.n, level)

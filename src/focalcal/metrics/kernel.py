@@ -44,6 +44,7 @@ def kernel_ece(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of: str = "vector",
     of_class: Any = None,
     norm: str = "l1",
@@ -56,7 +57,7 @@ def kernel_ece(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     of : {"vector", "top"}
         The whole vector of probabilities (canonical calibration), or the top class's confidence.
@@ -101,7 +102,7 @@ def kernel_ece(
     check_choice("norm", norm, ("l1", "l2"))
     level, max_rows = check_level(level), check_count("max_rows", max_rows)
     width = None if bandwidth is None else check_bandwidth(bandwidth)
-    rows, found = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, found = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     column = None if of_class is None else find_column(of_class, found)
     p, hot, weight = _points(_held(rows, max_rows), of, column)
     check_neighbours(int((weight > 0).sum()))

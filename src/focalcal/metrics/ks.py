@@ -21,6 +21,7 @@ def ks_error(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of_class: Any = None,
     level: float = 0.95,
 ) -> Estimate:
@@ -28,7 +29,7 @@ def ks_error(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     of_class : label, optional
         The class whose probability is judged. By default the top class is: its confidence and hits.
@@ -61,7 +62,7 @@ def ks_error(
     0.5
     """
     level = check_level(level)
-    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class)
+    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class, ignore_index)
     return estimate_ks(cells, n, level)
 
 

@@ -34,13 +34,14 @@ def nll(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     level: float = 0.95,
 ) -> Estimate:
     """Compute the negative log-likelihood: the mean of −log p of the label, in nats.
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `evaluate`.
 
     Returns
@@ -60,7 +61,7 @@ def nll(
     1.039721
     """
     check_level(level)
-    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     warn_of_impossible(sums, rows.n)
     return estimate_mean(sums.nll, rows.n, level)
 
@@ -72,13 +73,14 @@ def brier(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     level: float = 0.95,
 ) -> Estimate:
     """Compute the Brier score: the mean over rows of the squared error summed over classes, in [0, 2].
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `evaluate`.
 
     Returns
@@ -97,7 +99,7 @@ def brier(
     0.8125
     """
     check_level(level)
-    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     return estimate_mean(sums.brier, rows.n, level)
 
 
@@ -108,13 +110,14 @@ def accuracy(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     level: float = 0.95,
 ) -> Estimate:
     """Compute the share of rows whose most probable class is the label (of equal ones, the first counts).
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `evaluate`.
 
     Returns
@@ -128,7 +131,7 @@ def accuracy(
     0.5
     """
     check_level(level)
-    sums, rows = judge(y_true, y_prob, sample_weight, input, classes)
+    sums, rows = judge(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     return estimate_share(sums.accuracy, rows.n, level)
 
 
@@ -141,13 +144,14 @@ def focal_score(
     proper: bool = False,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     level: float = 0.95,
 ) -> Estimate:
     r"""Compute the mean focal loss of predictions, or of its proper part.
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `evaluate`.
     gamma : float
         Focal parameter γ ≥ −1; with 0 both are the NLL.
@@ -176,7 +180,7 @@ def focal_score(
     0.3466
     """
     level = check_level(level)
-    rows, _ = prepare(y_true, y_prob, sample_weight, input, classes)
+    rows, _ = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
     return estimate_mean(rows.map_sum(FocalPass(rows.kind, check_gamma(gamma), proper)), rows.n, level)
 
 

@@ -76,13 +76,14 @@ def selective_risk(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     level: float = 0.95,
 ) -> SelectiveRisk:
     r"""Compute the risk–coverage curve and its area, AURC.
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
 
     Returns
@@ -114,7 +115,7 @@ def selective_risk(
     ([0.0, 0.0, 0.333], 0.0)
     """
     level = check_level(level)
-    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, None)
+    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, None, ignore_index)
     return selective_of(cells, n, level)
 
 

@@ -25,6 +25,7 @@ def smooth_ece(
     *,
     input: str = "probs",
     classes: Any = None,
+    ignore_index: int | None = None,
     of_class: Any = None,
     convention: str = "exact",
     level: float = 0.95,
@@ -34,7 +35,7 @@ def smooth_ece(
 
     Parameters
     ----------
-    y_true, y_prob, sample_weight, input, classes, level
+    y_true, y_prob, sample_weight, input, classes, ignore_index, level
         As in `focalcal.evaluate`.
     of_class : label, optional
         The class whose probability is judged. By default the top class is: its confidence and hits.
@@ -76,7 +77,7 @@ def smooth_ece(
     """
     check_choice("convention", convention, ("exact", "relplot"))
     level = check_level(level)
-    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class)
+    cells, n = events_of(y_true, y_prob, sample_weight, input, classes, of_class, ignore_index)
     return estimate_smooth(cells, n, level, convention, seed)
 
 
