@@ -10,7 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from focalcal._validate import check_bins, check_choice, check_level, check_segments, class_count
+from focalcal._validate import (
+    check_bins,
+    check_choice,
+    check_level,
+    check_segments,
+    check_source_alone,
+    class_count,
+)
 from focalcal.engine import row_slices
 from focalcal.evaluation import Evaluation, evaluation_of
 from focalcal.judging import Judged, Pass, judge_rows, prepare, warn_of_impossible
@@ -199,6 +206,8 @@ def evaluate(
     """
     bins, level = check_bins(bins), check_level(level)
     more = check_choice("metrics", metrics, ("standard", "all")) == "all"
+    if is_source(y_true):
+        check_source_alone(ignore_index, cluster if by is None else by)
     rows, _ = prepare(
         y_true,
         y_prob,
@@ -214,7 +223,7 @@ def evaluate(
     whole = evaluation_of(sums, rows.n_classes, level, more=more)
     if by is None:
         return whole
-    groups = by if is_source(y_true) else as_groups_of(by, y_true, y_prob, ignore_index)
+    groups = as_groups_of(by, y_true, y_prob, ignore_index)
     return replace(whole, segments=segments_of(rows, groups, bins, level))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import as_array, check_lengths, check_segments, check_source_alone
+from focalcal._validate import as_array, check_lengths, check_segments
 from focalcal.evaluation import Evaluation, evaluation_of
 from focalcal.gap_interval import chance
 from focalcal.io.files import natural_key
@@ -95,8 +95,6 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def segments_of(rows: Rows, by: Any, bins: int, level: float) -> tuple[Segment, ...]:
     """Judge each group of rows in memory."""
-    if not isinstance(rows, ArrayRows):
-        check_source_alone(None, by)
     held = rows.in_memory()
     values = as_array(by, "by")
     check_lengths(rows.n, values, "by")

@@ -17,23 +17,27 @@ functional = pytest.importorskip(
 
 @pytest.mark.parametrize("bins", [10, 15, 20])
 @pytest.mark.parametrize("k", [3, 10])
-def test_multiclass(bins, k):
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_multiclass(bins, k, norm):
     z, y = draw(2000, k, seed=bins)
     p = softmax(z)
     theirs = functional.multiclass_calibration_error(
-        torch.from_numpy(p), torch.from_numpy(y), num_classes=k, n_bins=bins, norm="l1"
+        torch.from_numpy(p), torch.from_numpy(y), num_classes=k, n_bins=bins, norm=norm
     )
-    assert ece(y, p, bins=bins).value == pytest.approx(float(theirs), abs=2e-6)
+    # "l2" is a root in both
+    assert ece(y, p, bins=bins, norm=norm).value == pytest.approx(float(theirs), abs=2e-6)
 
 
-def test_binary_of_the_positive_class():
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_binary_of_the_positive_class(norm):
     # theirs bins the probability of class 1, which is one row of the class-wise error
     z, y = draw(2000, 2, seed=1)
     p = softmax(z)[:, 1].copy()
     theirs = functional.binary_calibration_error(
-        torch.from_numpy(p), torch.from_numpy(y), n_bins=15, norm="l1"
+        torch.from_numpy(p), torch.from_numpy(y), n_bins=15, norm=norm
     )
-    assert classwise_ece(y, p).value == pytest.approx(float(theirs), abs=2e-6)
+    assert classwise_ece(y, p, norm=norm).value == pytest.approx(float(theirs), abs=2e-6)
+    assert ece(y, p, of_class=1, norm=norm).value == pytest.approx(float(theirs), abs=2e-6)
 
 
 def test_the_known_disagreement_at_confidence_one():
