@@ -126,22 +126,22 @@ def test_debiasing_by_hand():
 @pytest.mark.parametrize("metric", [ece, classwise_ece])
 def test_intervals_cover_no_error(norm, metric):
     covered = 0
-    for seed in range(50):
-        z, y = draw(300, 3, seed, temperature=1.0)
+    for seed in range(30):
+        z, y = draw(200, 3, seed, temperature=1.0)
         covered += metric(y, softmax(z), norm=norm, bins=5).low <= 1e-9
-    assert covered >= 42
+    assert covered >= 25
 
 
 def test_intervals_cover_an_error():
     rng = np.random.default_rng(4)
     covered = {"l1": 0, "l2": 0, "max": 0}
-    for _ in range(60):
+    for _ in range(40):
         c = np.repeat([0.6, 0.8, 0.95], 150)
         y = rng.random(450) < np.repeat([0.5, 0.6, 0.9], 150)
         for norm, truth in (("l1", 0.35 / 3), ("l2", math.sqrt(0.0525 / 3)), ("max", 0.2)):
             found = ece(y, c, of_class=True, norm=norm)
             covered[norm] += found.low <= truth <= found.high
-    assert min(covered.values()) >= 51
+    assert min(covered.values()) >= 34
 
 
 @pytest.mark.parametrize("column", [None, 1])

@@ -71,16 +71,16 @@ def of_clusters(rng, clusters, size):
 def test_intervals_cover_where_rows_come_in_clusters():
     rng = np.random.default_rng(3)
     covered, naive, rates, errors = 0, 0, [], []
-    for _ in range(100):
+    for _ in range(60):
         y, c, group = of_clusters(rng, 60, 12)
         found, independent = evaluate(y, c, cluster=group), evaluate(y, c)
         covered += found["ece"].low <= 0.05 <= found["ece"].high
         naive += independent["ece"].low <= 0.05 <= independent["ece"].high
         rates.append(found["accuracy"].value)
         errors.append(found["accuracy"].stderr)
-    assert covered >= 88
+    assert covered >= 52
     assert naive < covered
-    assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.15)
+    assert np.mean(errors) == pytest.approx(np.std(rates), rel=0.2)
 
 
 def test_the_design_effect_by_loops():

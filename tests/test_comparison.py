@@ -80,7 +80,7 @@ def test_the_same_predictions_do_not_differ():
 
 
 def test_intervals_and_p_values_agree():
-    for seed in range(15):
+    for seed in range(8):
         y, a, b = pair(200, seed=seed)
         for name, one in compare(y, a, b).items():
             d = one.difference
@@ -92,23 +92,23 @@ def test_intervals_and_p_values_agree():
 def test_intervals_cover():
     truth = compare(*pair(40_000, seed=99))
     covered = dict.fromkeys(SCORES, 0)
-    for seed in range(60):
-        for name, one in compare(*pair(300, seed=seed)).items():
+    for seed in range(40):
+        for name, one in compare(*pair(200, seed=seed)).items():
             covered[name] += one.difference.low <= truth[name].difference.value <= one.difference.high
-    assert min(covered.values()) >= 51
+    assert min(covered.values()) >= 34
 
 
 def test_size_where_neither_is_better():
     rng = np.random.default_rng(2)
     rejected = dict.fromkeys(SCORES, 0)
-    for _ in range(60):
+    for _ in range(40):
         truth = rng.dirichlet(np.ones(3), 200)
         y = (rng.random((200, 1)) > truth.cumsum(axis=1)[:, :-1]).sum(axis=1)
         noise = rng.normal(0, 0.7, (2, 200, 3))
         a, b = (softmax(np.log(truth) + one) for one in noise)
         for name, one in compare(y, a, b).items():
             rejected[name] += one.p_value < 0.05
-    assert max(rejected.values()) <= 8  # binomial, 99.5 %
+    assert max(rejected.values()) <= 6  # binomial, 99.5 %
 
 
 def test_whole_weights_count_as_importance():

@@ -76,16 +76,16 @@ def test_the_log_score_of_a_class_is_the_nll_even_at_0_and_1(few_draws):
 
 
 def test_the_interval_of_the_calibration_part_covers(monkeypatch):
-    monkeypatch.setattr(decomposition, "_DRAWS", 60)
+    monkeypatch.setattr(decomposition, "_DRAWS", 40)
     rng = np.random.default_rng(2)
     covered, above = 0, 0
-    for seed in range(40):
+    for seed in range(20):
         c = 0.5 + 0.5 * rng.random(200)
         found = decompose(rng.random(200) < c - 0.1, c, of_class=True, seed=seed).calibration
         covered += found.low <= 0.01 <= found.high  # (0.1)²: the gap is the same everywhere
         above += found.value > 0.01
-    assert covered >= 34
-    assert above > 30  # the plug-in value is biased upward; its interval is not
+    assert covered >= 17
+    assert above > 14  # the plug-in value is biased upward; its interval is not
 
 
 def by_hand(z, y, w, calibrator, score, folds, seed):

@@ -99,7 +99,7 @@ def test_clusters_and_groups_of_images_and_of_pixels():
 
 
 @given(st.integers(2, 40), st.integers(0, 500))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_ignored_rows_are_dropped(n, seed):
     rng = np.random.default_rng(seed)
     z, y = draw(n, 3, seed)

@@ -55,7 +55,7 @@ def numbers(sums):
 @given(
     st.sampled_from([*SUMS, *KEPT]), st.integers(2, 50), st.integers(2, 5), st.integers(0, 999), st.booleans()
 )
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_blocks_in_any_cut_and_order(name, n, k, seed, weighted):
     z, y = draw(n, k, seed)
     rng = np.random.default_rng(seed)

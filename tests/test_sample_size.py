@@ -9,7 +9,7 @@ from focalcal import ece, sample_size
 from focalcal.power import _power
 
 
-def power(n, confidence, gap, samples=150, seed=0):
+def power(n, confidence, gap, samples=120, seed=0):
     """How often the interval of the ECE does not reach 0."""
     rng = np.random.default_rng(seed)
     shown = 0
@@ -25,12 +25,12 @@ def power(n, confidence, gap, samples=150, seed=0):
     [
         ([0.9], 0.05, 0.8),
         ([0.6, 0.75, 0.9, 0.97], 0.1, 0.8),
-        (np.linspace(0.35, 0.99, 40), 0.15, 0.5),
+        (np.linspace(0.35, 0.99, 12), 0.15, 0.5),
     ],
 )
 def test_power_is_what_was_asked(confidence, gap, wanted):
     n = sample_size(gap, np.asarray(confidence), power=wanted)
-    assert power(n, confidence, gap) == pytest.approx(wanted, abs=0.11)  # 3 standard errors
+    assert power(n, confidence, gap) == pytest.approx(wanted, abs=0.12)  # 3 standard errors
     assert power(n // 3, confidence, gap) < wanted - 0.15
 
 

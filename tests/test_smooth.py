@@ -67,11 +67,11 @@ def test_intervals_cover(gap, monkeypatch):
     monkeypatch.setattr(smooth, "_GROUPS", 40)
     rng = np.random.default_rng(3)
     covered = 0
-    for seed in range(20):
+    for seed in range(16):
         c = 0.5 + 0.5 * rng.random(100)
         found = smooth_ece(rng.random(100) < c - gap, c, of_class=True, seed=seed)
         covered += found.low <= gap <= found.high
-    assert covered >= 17
+    assert covered >= 13
 
 
 def test_cells_of_many_rows_change_little(monkeypatch):
