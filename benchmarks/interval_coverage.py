@@ -20,7 +20,7 @@ from populations import (
 )
 
 from focalcal import decompose, evaluate, focal_score, kernel_ece, sharpness, top_label_ece
-from focalcal.bins import equal_mass_edges
+from focalcal.sums.bins import equal_mass_edges
 
 STANDARD = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")
 OTHERS = ("top_label", "focal", "proper_focal", "entropy")

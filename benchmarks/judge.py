@@ -38,7 +38,7 @@ def focalcal_evaluate():
 
 
 def focalcal_pass():
-    from focalcal.judging import judge
+    from focalcal.sums.judging import judge
 
     def run(p, y):
         sums, _ = judge(y, p, None, "probs", None, bins=15, with_classes=True)

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from focalcal import inverse_focal_map
-from focalcal.bins import equal_width_edges, find_bin
-from focalcal.smoothing import error_exactly, find_width
+from focalcal.intervals.smoothing import error_exactly, find_width
+from focalcal.sums.bins import equal_width_edges, find_bin
 
 
 @dataclass(frozen=True)

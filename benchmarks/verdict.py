@@ -19,13 +19,13 @@ import focalcal
 from focalcal import (
     FocalTemperatureScaling,
     TemperatureScaling,
-    calibration_tests,
     compare,
     decompose,
     evaluate,
     kernel_ece,
     top_label_ece,
 )
+from focalcal.verdicts import calibration_tests
 
 PERCENT = (
     "ece",

@@ -12,10 +12,11 @@ import sys
 import numpy as np
 from populations import SCENARIOS, Population, Scenario, softmax
 
-from focalcal import calibration_tests, compare, ece, sample_size
-from focalcal.bins import equal_width_edges, find_bin
-from focalcal.gap_interval import chance
-from focalcal.judging import judge
+from focalcal import compare, ece, sample_size
+from focalcal.intervals.gap_interval import chance
+from focalcal.sums.bins import equal_width_edges, find_bin
+from focalcal.sums.judging import judge
+from focalcal.verdicts import calibration_tests
 
 LEVEL = 0.05
 

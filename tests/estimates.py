@@ -3,7 +3,6 @@
 import numpy as np
 
 import focalcal
-from focalcal import calibration_tests
 from focalcal.metrics import (
     accuracy,
     brier,
@@ -17,6 +16,7 @@ from focalcal.metrics import (
     smooth_ece,
     top_label_ece,
 )
+from focalcal.verdicts import calibration_tests
 
 
 def named(function, **fixed):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from focalcal import Estimate
-from focalcal.comparison import Comparison, Difference
+from focalcal.verdicts.comparison import Comparison, Difference
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -9,8 +9,8 @@ import pytest
 
 import focalcal._validate
 from focalcal import FocalTemperatureScaling, evaluate, open_scores
-from focalcal.appraisal import JudgeAll, appraise
-from focalcal.judging import Pass
+from focalcal.sums.judging import Pass
+from focalcal.verdicts.appraisal import JudgeAll, appraise
 from predictions import draw
 
 K, N = 3, 4000
@@ -35,7 +35,7 @@ def path(tmp_path, data, request, monkeypatch):
     if request.param == "stream":
         monkeypatch.setattr("focalcal.io.sources.IN_MEMORY", 0)
         monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 1 << 12)
-    monkeypatch.setattr("focalcal.appraisal._PIECE", 1 << 10)
+    monkeypatch.setattr("focalcal.verdicts.appraisal._PIECE", 1 << 10)
     z, y, language = data
     columns = {f"z{j}": z[:, j] for j in range(K)}
     others = {"y": y, "language": LANGUAGES[language].tolist(), "year": 2020 + language, "w": (y + 1) / 2}
@@ -102,7 +102,7 @@ def test_npz(tmp_path, data):
 
 
 def test_too_many_segments(path, monkeypatch):
-    monkeypatch.setattr(focalcal._validate, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(focalcal._settings, "MAX_SEGMENTS", 3)
     scores = open_scores(path, logits="z*", label="y", by="language")
     with pytest.raises(ValueError, match=r"at most 3 different values .*--by\), got more: .*, …. Name"):
         appraise(scores)

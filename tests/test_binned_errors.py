@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from focalcal import classwise_ece, ece, top_label_ece
-from focalcal.binned_errors import debiased_l1, debiased_l2
-from focalcal.bins import bin_rows, equal_width_edges
-from focalcal.events import PredictedPass
-from focalcal.gap_interval import ClassCells
-from focalcal.judging import prepare
+from focalcal.intervals.gap_interval import ClassCells
+from focalcal.metrics.binned_errors import debiased_l1, debiased_l2
 from focalcal.rows import Block
+from focalcal.sums.bins import bin_rows, equal_width_edges
+from focalcal.sums.events import PredictedPass
+from focalcal.sums.judging import prepare
 from predictions import draw, dyadic, softmax, textbook_ece
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focalcal.bins import BinSums, bin_classes, bin_rows, equal_mass_edges, equal_width_edges, find_bin
+from focalcal.sums.bins import BinSums, bin_classes, bin_rows, equal_mass_edges, equal_width_edges, find_bin
 from predictions import draw, softmax, textbook_ece
 
 FIELDS = ("count", "weight", "weight_squared", "confidence", "hit")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 
-from focalcal import calibration_tests
-from focalcal.brownian import sup_quantile, sup_tail
+from focalcal.intervals.brownian import sup_quantile, sup_tail
+from focalcal.verdicts import calibration_tests
 from predictions import draw, softmax
 
 verdict = calibration_tests.test_calibration

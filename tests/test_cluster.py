@@ -155,7 +155,7 @@ def test_a_dask_cluster_that_loses_a_worker(pattern, local, tmp_path, capsys):
 
 
 def test_no_scheduler_there(pattern, capsys, monkeypatch):
-    monkeypatch.setattr("focalcal.cluster._PATIENCE", 1)
+    monkeypatch.setattr("focalcal.cli.executors._PATIENCE", 1)
     arguments = ["fit", pattern, "--logits", "z*", "--label", "y", "-o", "cal.json"]
     assert main([*arguments, "--scheduler", "tcp://127.0.0.1:9"]) == 2
     assert "Expected a Dask scheduler at 'tcp://127.0.0.1:9'" in capsys.readouterr().err

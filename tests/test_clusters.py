@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from focalcal import evaluate
-from focalcal.clusters import design_effect
-from focalcal.judging import prepare
 from focalcal.metrics import smooth
+from focalcal.sums.clusters import design_effect
+from focalcal.sums.judging import prepare
 from predictions import draw, softmax
 
 FIELDS = ("value", "stderr", "low", "high")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from cases import load_scores, needs_data, score_files
 from focalcal import evaluate, focal_map, kernels, maps
 from focalcal._validate import SUM_TOLERANCE, to_logits
-from focalcal.bins import equal_width_edges
-from focalcal.judging import Pass
 from focalcal.kernels import loops
 from focalcal.rows import Block, in_blocks
+from focalcal.sums.bins import equal_width_edges
+from focalcal.sums.judging import Pass
 
 BUILT = kernels.describe() != "NumPy"
 LEVELS = kernels.compiled().levels() if BUILT else ["not built"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import focalcal.confidences
-from focalcal.confidences import N_CELLS, Confidences, cell_ends, find_cell
+import focalcal.sums.confidences
+from focalcal.sums.confidences import N_CELLS, Confidences, cell_ends, find_cell
 
 
 def rows(n, seed=0, dtype=np.float64, sharp=1.0):
@@ -20,7 +20,7 @@ def rows(n, seed=0, dtype=np.float64, sharp=1.0):
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    monkeypatch.setattr(focalcal.confidences, "EXACT", 1000)
+    monkeypatch.setattr(focalcal.sums.confidences, "EXACT", 1000)
 
 
 def merged(parts, order=None):
@@ -119,7 +119,7 @@ def test_memory_is_bounded():
 
 @pytest.mark.parametrize("limit", [10, 10_000])
 def test_cells_are_the_same_before_and_after_the_limit(monkeypatch, limit):
-    monkeypatch.setattr(focalcal.confidences, "EXACT", limit)
+    monkeypatch.setattr(focalcal.sums.confidences, "EXACT", limit)
     confidence, hit, weight = rows(3000)
     confidence[:50] = 1
     found = merged(split(confidence, hit, weight, 7)).cells()

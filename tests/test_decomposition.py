@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from focalcal import FocalTemperatureScaling, TemperatureScaling, decompose, decomposition, nll
+from focalcal import FocalTemperatureScaling, TemperatureScaling, decompose, nll
+from focalcal.metrics import decomposition
 from predictions import draw, dyadic, softmax
 
 PARTS = ("score", "calibration", "refinement", "discrimination", "uncertainty")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimates import BY_NEIGHBOURS, COUNTING, ESTIMATES, OF_ALL, OF_CLASS, TESTS, highest
-from focalcal import CalibrationWarning, decompose, decomposition, ece, kernel_ece, ks_error, smooth_ece
-from focalcal.metrics import smooth
+from focalcal import CalibrationWarning, decompose, ece, kernel_ece, ks_error, smooth_ece
+from focalcal.metrics import decomposition, smooth
 from predictions import draw, softmax
 
 NAMES = tuple(ESTIMATES)

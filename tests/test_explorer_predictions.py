@@ -8,8 +8,8 @@ import pytest
 from focalcal import evaluate, explore, maps
 from focalcal.explorer import write_page
 from focalcal.explorer.embedding import embed
-from focalcal.gap_interval import error_by_chance
-from focalcal.resample import wilson_interval
+from focalcal.intervals.gap_interval import error_by_chance
+from focalcal.intervals.resample import wilson_interval
 from focalcal.rows import as_rows
 from predictions import draw
 from readings import like, number, place, shown, significant

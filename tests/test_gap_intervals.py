@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from focalcal import evaluate
-from focalcal.bins import BinSums
-from focalcal.gap_intervals import gap_sum_intervals
-from focalcal.resample import estimate_gap_sum
+from focalcal.intervals.gap_intervals import gap_sum_intervals
+from focalcal.intervals.resample import estimate_gap_sum
+from focalcal.sums.bins import BinSums
 from predictions import draw
 
 

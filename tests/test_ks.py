@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from focalcal import confidences, events, ks_error
-from focalcal.brownian import sup_quantile
-from focalcal.events import collect, events_of
-from focalcal.judging import prepare
+from focalcal import ks_error
+from focalcal.intervals.brownian import sup_quantile
 from focalcal.metrics.ks import estimate_mean_gap
+from focalcal.sums import confidences, events
+from focalcal.sums.events import collect, events_of
+from focalcal.sums.judging import prepare
 from predictions import draw, dyadic, softmax
 
 

@@ -11,7 +11,6 @@ from focalcal import (
     brier,
     classwise_ece,
     compare,
-    decomposition,
     ece,
     evaluate,
     kernel_ece,
@@ -21,7 +20,7 @@ from focalcal import (
     smooth_ece,
     top_label_ece,
 )
-from focalcal.metrics import smooth
+from focalcal.metrics import decomposition, smooth
 from predictions import draw, softmax
 
 

@@ -16,10 +16,10 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import focalcal
 from focalcal import CalibrationWarning, accuracy, brier, classwise_ece, ece, evaluate, nll
-from focalcal.bins import equal_mass_edges
-from focalcal.judging import Pass
 from focalcal.rows import Block
-from focalcal.scoring import score_probs
+from focalcal.sums.bins import equal_mass_edges
+from focalcal.sums.judging import Pass
+from focalcal.sums.scoring import score_probs
 from predictions import DATA, draw, softmax, textbook_classwise, textbook_ece, textbook_top
 
 NAMES = ("nll", "brier", "accuracy", "ece", "ece_equal_mass", "classwise_ece")

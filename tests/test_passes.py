@@ -21,12 +21,12 @@ from focalcal import (
     smooth_ece,
     top_label_ece,
 )
-from focalcal.calibration_tests import SpiegelhalterPass
-from focalcal.events import EventPass, PredictedPass, cells_of
-from focalcal.judging import prepare
 from focalcal.metrics import smooth
 from focalcal.metrics.scores import FocalPass, SharpnessPass
 from focalcal.rows import Block
+from focalcal.sums.events import EventPass, PredictedPass, cells_of
+from focalcal.sums.judging import prepare
+from focalcal.verdicts.calibration_tests import SpiegelhalterPass
 from predictions import draw, softmax
 
 SUMS = {

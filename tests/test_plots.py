@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 from focalcal import ReliabilityDisplay, evaluate
+from focalcal.intervals.resample import wilson_interval
 from focalcal.plots import OVER, UNDER
-from focalcal.resample import wilson_interval
 from predictions import draw, softmax
 
 plt.switch_backend("agg")

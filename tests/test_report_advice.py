@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from focalcal import TemperatureScaling, evaluate
-from focalcal.appraisal import Segment
-from focalcal.bins import BinSums
 from focalcal.calibrators.profile import Place, Profile, profile
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
+from focalcal.intervals.estimate import Estimate
 from focalcal.reporting.advice import Facts, advise
 from focalcal.reporting.classes import class_errors
 from focalcal.reporting.views import profile_view
 from focalcal.rows import as_rows
+from focalcal.sums.bins import BinSums
+from focalcal.verdicts.appraisal import Segment
+from focalcal.verdicts.evaluation import Evaluation
 from predictions import compared, draw
 
 ARTEFACT = {"calibrator": "TemperatureScaling"}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from focalcal import FocalTemperatureScaling, evaluate, report
-from focalcal.appraisal import Segment
 from focalcal.calibrators.profile import profile
 from focalcal.rows import as_rows
+from focalcal.verdicts.appraisal import Segment
 from predictions import draw
 
 HOSTILE = [

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from focalcal import evaluate, report
-from focalcal.appraisal import Segment
-from focalcal.bins import BinSums
 from focalcal.calibrators.profile import profile
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import estimate_gap_sum
 from focalcal.reporting.classes import class_errors, one_class
 from focalcal.reporting.downloads import COLUMNS, bins_csv, bins_json, harmless, kept_classes
 from focalcal.reporting.landscape import contours, curves
 from focalcal.reporting.names import shown
 from focalcal.reporting.svg import outlines, round_factors, round_ticks
 from focalcal.reporting.tables import metric_rows, segment_table
-from focalcal.resample import estimate_gap_sum
 from focalcal.rows import as_rows
+from focalcal.sums.bins import BinSums
+from focalcal.verdicts.appraisal import Segment
+from focalcal.verdicts.evaluation import Evaluation
 from predictions import draw
 
 HOSTILE = [

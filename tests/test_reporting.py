@@ -11,11 +11,11 @@ import pytest
 
 import focalcal.reporting
 from focalcal import TemperatureScaling, ece, evaluate, report
-from focalcal.bins import BinSums
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
+from focalcal.intervals.estimate import Estimate
 from focalcal.reporting.diagrams import chance_band
 from focalcal.reporting.words import interval, verdict
+from focalcal.sums.bins import BinSums
+from focalcal.verdicts.evaluation import Evaluation
 from predictions import compared, draw, softmax
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from focalcal.bins import bin_classes, bin_rows, equal_width_edges
-from focalcal.gap_interval import ClassCells, absolute_deviation, gap_sum_interval, moments
-from focalcal.moments import MeanSums, sum_rows
-from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share, wilson_interval
+from focalcal.intervals.gap_interval import ClassCells, absolute_deviation, gap_sum_interval, moments
+from focalcal.intervals.resample import estimate_gap_sum, estimate_mean, estimate_share, wilson_interval
+from focalcal.sums.bins import bin_classes, bin_rows, equal_width_edges
+from focalcal.sums.moments import MeanSums, sum_rows
 from predictions import draw, softmax
 
 EDGES = equal_width_edges(15)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from focalcal import ece, sample_size
-from focalcal.power import _power
+from focalcal.verdicts.power import _power
 
 
 def power(n, confidence, gap, samples=120, seed=0):

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, entropy
 
 from focalcal import evaluate, focal_map, focal_score, nll, sharpness
-from focalcal.resample import clopper_pearson_interval, share_interval, wilson_interval
+from focalcal.intervals.resample import clopper_pearson_interval, share_interval, wilson_interval
 from predictions import draw, softmax
 
 

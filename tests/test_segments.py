@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from focalcal import evaluate
-from focalcal.segments import holm
+from focalcal.verdicts.segments import holm
 from predictions import draw, softmax
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=6)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from focalcal import confidences, events, selective_risk
-from focalcal.resample import wilson_interval
+from focalcal import selective_risk
+from focalcal.intervals.resample import wilson_interval
+from focalcal.sums import confidences, events
 from predictions import draw, softmax
 
 

@@ -7,9 +7,10 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from focalcal import confidences, events, smooth_ece
+from focalcal import smooth_ece
+from focalcal.intervals.smoothing import error_exactly, find_width
 from focalcal.metrics import smooth
-from focalcal.smoothing import error_exactly, find_width
+from focalcal.sums import confidences, events
 from predictions import draw, softmax
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from estimates import BY_NEIGHBOURS, COUNTING, ESTIMATES, TESTS
-from focalcal import TemperatureScaling, compare, decompose, decomposition, evaluate
-from focalcal.metrics import smooth
+from focalcal import TemperatureScaling, compare, decompose, evaluate
+from focalcal.metrics import decomposition, smooth
 from predictions import draw, softmax
 
 #: They say that they want labels.

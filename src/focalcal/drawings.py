@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from focalcal._validate import check_choice, check_gamma, optional_module
+from focalcal._settings import check_choice, check_gamma, optional_module
 from focalcal.io.files import written_aside
 from focalcal.maps import binary_focal_map, temperature_bounds
 from focalcal.scores import focal_loss

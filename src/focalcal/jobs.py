@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from focalcal._validate import check_choice, check_same_labels, check_same_rows
+from focalcal._settings import check_choice
+from focalcal._validate import check_same_labels, check_same_rows
 from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
 from focalcal.io.sources import Scores, find_scores
@@ -16,9 +17,9 @@ from focalcal.io.stream import Progress
 from focalcal.rows import ArrayRows, Rows
 
 if TYPE_CHECKING:
-    from focalcal.appraisal import Appraisal
-    from focalcal.calibration_tests import CalibrationTest
-    from focalcal.comparison import Comparison
+    from focalcal.verdicts.appraisal import Appraisal
+    from focalcal.verdicts.calibration_tests import CalibrationTest
+    from focalcal.verdicts.comparison import Comparison
 
 
 def fit_file(
@@ -94,7 +95,7 @@ def evaluate_file(
     tuple of Appraisal and Scores
         Evaluations under "before" and, with a calibrator, "after", and the segments; and what was judged.
     """
-    from focalcal.appraisal import appraise
+    from focalcal.verdicts.appraisal import appraise
 
     if calibrator is not None and selection.get("classes") is None:
         selection["classes"] = calibrator.classes_
@@ -154,7 +155,7 @@ def report_file(
 
 def _change(rows: Rows, calibrator: Any, bins: int) -> Comparison | None:
     """Compare the predictions before and after, row by row, where they are in memory."""
-    from focalcal.comparison import compare_rows
+    from focalcal.verdicts.comparison import compare_rows
 
     if not isinstance(rows, ArrayRows):
         return None
@@ -188,7 +189,7 @@ def compare_files(
     Comparison
         As of `focalcal.compare`; named after the files.
     """
-    from focalcal.comparison import compare_rows
+    from focalcal.verdicts.comparison import compare_rows
 
     pair = []
     for path in (path_a, path_b):
@@ -212,7 +213,7 @@ def tests_of_file(
     progress : callable, optional
         As for `fit_file`.
     """
-    from focalcal.calibration_tests import METHODS, test_calibration
+    from focalcal.verdicts.calibration_tests import METHODS, test_calibration
 
     scores = _open(path, progress, **selection)
     return [test_calibration(scores, method=method) for method in METHODS]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from focalcal._settings import check_clusters
 from focalcal._validate import (
     as_array,
     check_cluster,
-    check_clusters,
     check_column,
     check_ignored,
     check_lengths,

@@ -22,16 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from focalcal import kernels
-from focalcal._validate import (
-    SUM_TOLERANCE,
-    Input,
-    as_scores,
-    check_gamma,
-    check_scores,
-    check_temperature,
-    class_count,
-    to_logits,
-)
+from focalcal._settings import check_gamma, check_temperature
+from focalcal._validate import SUM_TOLERANCE, Input, as_scores, check_scores, class_count, to_logits
 from focalcal.engine import map_sum, row_slices
 from focalcal.kernels import loops
 from focalcal.kernels.reference_map import log_focal_inverse, map_block, unmasked

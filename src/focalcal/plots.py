@@ -7,14 +7,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from focalcal._validate import check_bins, check_level, optional_module
-from focalcal.bins import BinSums
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
-from focalcal.events import find_column
-from focalcal.judging import prepare
+from focalcal._settings import check_bins, check_level, optional_module
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import estimate_gap_sum, share_interval
 from focalcal.metrics.binned import bins_of
-from focalcal.resample import estimate_gap_sum, share_interval
+from focalcal.sums.bins import BinSums
+from focalcal.sums.events import find_column
+from focalcal.sums.judging import prepare
+from focalcal.verdicts.evaluation import Evaluation
 
 #: Okabe and Ito's vermilion and blue: told apart by colour-blind readers, on white and on black.
 OVER, UNDER = "#d55e00", "#2f8fd0"

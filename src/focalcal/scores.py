@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from focalcal._validate import as_scores, check_gamma, check_scores, to_logits
+from focalcal._settings import check_gamma
+from focalcal._validate import as_scores, check_scores, to_logits
 from focalcal.kernels import reference
 from focalcal.labels import as_labels, encode
 from focalcal.maps import inverse_focal_map

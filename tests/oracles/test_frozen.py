@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from focalcal import decomposition
-from focalcal.decomposition import decompose
-from focalcal.metrics import classwise_ece, ece, selective_risk, smooth, smooth_ece
+from focalcal.metrics import classwise_ece, decomposition, ece, selective_risk, smooth, smooth_ece
+from focalcal.metrics.decomposition import decompose
 from oracles.freeze import CLASSES, FILE, SHAPES, SIZES, events, predictions, weights
 
 FROZEN = json.loads(FILE.read_text())

@@ -15,12 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import focalcal
-from focalcal._validate import (
-    CalibrationWarning,
-    as_scores,
-    check_input,
-    class_count,
-)
+from focalcal._validate import CalibrationWarning, as_scores, check_input, class_count
 from focalcal.calibrators import artefact
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.objective import Objective

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 from scipy.stats import chi2
 
-from focalcal._validate import check_level
+from focalcal._settings import check_level
 from focalcal.calibrators import surface
 from focalcal.calibrators.newton import Box, minimise
 from focalcal.calibrators.objective import SurveyRows

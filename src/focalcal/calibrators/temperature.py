@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import check_choice, check_gamma, check_input, check_temperature
+from focalcal._settings import check_choice, check_gamma, check_temperature
+from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Fitted
 from focalcal.calibrators.fitting import fit_temperature

@@ -55,14 +55,14 @@ def fit(
       focalcal fit val.csv --probs 'p_*' --label species --method ts -o cal.json
       focalcal fit scores.npz --where val_mask -o cal.json
     """
-    from focalcal import cluster, jobs
-    from focalcal.cli import console
+    from focalcal import jobs
+    from focalcal.cli import console, executors
 
     options = selection(logits, probs, label, weight, where, classes)
     with (
         console.collected_warnings() as notes,
         console.Progress(f"Fitting on {table}") as progress,
-        cluster.executor(scheduler) as executor,
+        executors.executor(scheduler) as executor,
     ):
         options |= {"executor": executor, "progress": progress.told}
         calibrator, scores = jobs.fit_file(table, method=method, criterion=criterion, **options)

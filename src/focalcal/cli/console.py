@@ -63,7 +63,7 @@ def show_fit(calibrator: Any, description: str) -> None:
 
 def show_evaluations(evaluations: Mapping[str, Any]) -> None:
     """Write evaluations side by side: value and interval of each metric."""
-    from focalcal.evaluation import TITLES
+    from focalcal.verdicts.evaluation import TITLES
 
     single = len(evaluations) == 1
     table = _table("", *(["value"] if single else evaluations))
@@ -106,7 +106,7 @@ def show_segments(by: str, segments: Sequence[Any]) -> None:
 
 def show_comparison(found: Any) -> None:
     """Write two models' scores, their paired differences and p-values."""
-    from focalcal.evaluation import TITLES
+    from focalcal.verdicts.evaluation import TITLES
 
     table = _table("", *(name.replace("[", "\\[") for name in found.names), "difference", "p")
     for name, one in found.items():

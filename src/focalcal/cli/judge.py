@@ -53,15 +53,15 @@ def evaluate(
       focalcal evaluate calibrated.csv --probs 'p_*' --label y --json
       focalcal evaluate 'predictions/*.parquet' --logits 'z*' --label y --by language
     """
-    from focalcal import cluster, jobs
+    from focalcal import jobs
     from focalcal.calibrators import load
-    from focalcal.cli import console
+    from focalcal.cli import console, executors
 
     options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
     with (
         console.collected_warnings() as notes,
         console.Progress(f"Judging {table}") as progress,
-        cluster.executor(scheduler) as executor,
+        executors.executor(scheduler) as executor,
     ):
         options |= {"executor": executor, "progress": progress.told}
         fitted = None if calibrator is None else load(calibrator)
@@ -105,15 +105,15 @@ def report(
     Examples:
       focalcal report test.parquet --logits 'z*' --label y --calibrator cal.json -o report.html
     """
-    from focalcal import cluster, jobs
+    from focalcal import jobs
     from focalcal.calibrators import load
-    from focalcal.cli import console
+    from focalcal.cli import console, executors
 
     options = selection(logits, probs, label, weight, where, classes) | {"by": by, "bins": bins}
     with (
         console.collected_warnings() as notes,
         console.Progress(f"Judging {table}") as progress,
-        cluster.executor(scheduler) as executor,
+        executors.executor(scheduler) as executor,
     ):
         options |= {"executor": executor, "progress": progress.told}
         fitted = None if calibrator is None else load(calibrator)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import focalcal
-from focalcal._validate import check_input, check_no_columns
+from focalcal._settings import check_no_columns
+from focalcal._validate import check_input
 from focalcal.explorer.embedding import Embedded, embed, safe_json
 from focalcal.io.files import written_aside
 from focalcal.io.selection import Wanted, declared

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import focalcal
-from focalcal._validate import CalibrationWarning, check_count, to_logits
+from focalcal._settings import check_count
+from focalcal._validate import CalibrationWarning, to_logits
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
 from focalcal.maps import map_scores
 from focalcal.rows import ArrayRows, CheckValues, Rows

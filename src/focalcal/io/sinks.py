@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import as_scores, check_choice
+from focalcal._settings import check_choice
+from focalcal._validate import as_scores
 from focalcal.io.arrays import find_key, kept_rows, read_arrays
 from focalcal.io.duck import find_files, read_ahead
 from focalcal.io.files import find_paths, format_of, is_remote, written_aside

@@ -11,7 +11,7 @@ from focalcal import kernels
 
 
 class JudgeSums(NamedTuple):
-    """What judging sums over rows; see `focalcal.judging.Judged`."""
+    """What judging sums over rows; see `focalcal.sums.judging.Judged`."""
 
     totals: NDArray[np.float64]  # (13,) Σw, Σw²; Σwx, Σw²x, Σw²x² of NLL, Brier, hit; floored, impossible
     top: NDArray[np.float64]  # (5, B) count, confidence, hit, weight, weight²; without weights (3, B)

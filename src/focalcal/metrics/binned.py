@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from focalcal._validate import check_bins, check_choice, check_debiased, check_level
-from focalcal.binned_errors import NORMS, estimate_binned
-from focalcal.bins import BinSums
-from focalcal.clusters import design_effect, inflated
-from focalcal.estimate import Estimate
-from focalcal.events import EventPass, PredictedPass, collect, find_column
-from focalcal.judging import Pass, judge, judge_rows, prepare
-from focalcal.resample import estimate_gap_sum
+from focalcal._settings import check_bins, check_choice, check_debiased, check_level
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import estimate_gap_sum
+from focalcal.metrics.binned_errors import NORMS, estimate_binned
 from focalcal.rows import ArrayRows, Rows
+from focalcal.sums.bins import BinSums
+from focalcal.sums.clusters import design_effect, inflated
+from focalcal.sums.events import EventPass, PredictedPass, collect, find_column
+from focalcal.sums.judging import Pass, judge, judge_rows, prepare
 
 
 def ece(
@@ -61,8 +61,9 @@ def ece(
     Notes
     -----
     Bins are (l, u], 0 falls in the first and 1 in the last; edges are rounded to the precision of `y_prob`
-    first. See `focalcal.resample.estimate_gap_sum` for the interval of "l1" and its measured coverage; those
-    of "l2" and "max" invert a test by simulation (``benchmarks/results/interval_coverage.txt``).
+    first. See `focalcal.intervals.resample.estimate_gap_sum` for the interval of "l1" and its measured
+    coverage; those of "l2" and "max" invert a test by simulation
+    (``benchmarks/results/interval_coverage.txt``).
 
     References
     ----------
@@ -146,7 +147,7 @@ def classwise_ece(
     Notes
     -----
     Divided by K, as in [1]; every class counts the same, however rare. See
-    `focalcal.resample.estimate_gap_sum` for the interval of "l1" and its measured coverage.
+    `focalcal.intervals.resample.estimate_gap_sum` for the interval of "l1" and its measured coverage.
 
     References
     ----------

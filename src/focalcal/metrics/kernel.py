@@ -10,21 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from focalcal._validate import (
-    PROBABILITY_FLOOR,
-    check_bandwidth,
-    check_choice,
-    check_count,
-    check_level,
-    check_neighbours,
-)
-from focalcal.bins import Array
-from focalcal.estimate import Estimate
-from focalcal.events import chance_of, find_column
-from focalcal.inversion import Inverted, Moments, invert
-from focalcal.judging import prepare
+from focalcal._settings import check_bandwidth, check_choice, check_count, check_level, check_neighbours
+from focalcal._validate import PROBABILITY_FLOOR
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.inversion import Inverted, Moments, invert
 from focalcal.rows import ArrayRows, Block, Rows
-from focalcal.scoring import score_block
+from focalcal.sums.bins import Array
+from focalcal.sums.events import chance_of, find_column
+from focalcal.sums.judging import prepare
+from focalcal.sums.scoring import score_block
 
 #: Candidates for the bandwidth, and the rows on which one is chosen.
 _BANDWIDTHS = np.geomspace(1e-4, 1.0, 17)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from focalcal._validate import check_level
-from focalcal.brownian import sup_quantile, sup_tail
-from focalcal.confidences import Cells
-from focalcal.estimate import Estimate
-from focalcal.events import events_of
+from focalcal._settings import check_level
+from focalcal.intervals.brownian import sup_quantile, sup_tail
+from focalcal.intervals.estimate import Estimate
+from focalcal.sums.confidences import Cells
+from focalcal.sums.events import events_of
 
 
 def ks_error(

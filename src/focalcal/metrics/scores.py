@@ -8,23 +8,16 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
-from focalcal._validate import (
-    Input,
-    as_scores,
-    check_block,
-    check_choice,
-    check_gamma,
-    check_level,
-    to_logits,
-)
-from focalcal.estimate import Estimate
-from focalcal.judging import judge, prepare, warn_of_impossible
+from focalcal._settings import check_choice, check_gamma, check_level
+from focalcal._validate import Input, as_scores, check_block, to_logits
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import estimate_mean, estimate_share
 from focalcal.maps import temperature_map
-from focalcal.moments import MeanSums, sum_rows
-from focalcal.resample import estimate_mean, estimate_share
 from focalcal.rows import Block, in_blocks, is_source
 from focalcal.scores import focal_loss, proper_focal_loss
-from focalcal.scoring import score_block
+from focalcal.sums.judging import judge, prepare, warn_of_impossible
+from focalcal.sums.moments import MeanSums, sum_rows
+from focalcal.sums.scoring import score_block
 
 
 def nll(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from focalcal._validate import check_level, check_share, optional_module
-from focalcal.bins import Array
-from focalcal.confidences import Cells
-from focalcal.estimate import Estimate
-from focalcal.events import events_of
-from focalcal.resample import wilson_interval
+from focalcal._settings import check_level, check_share, optional_module
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import wilson_interval
+from focalcal.sums.bins import Array
+from focalcal.sums.confidences import Cells
+from focalcal.sums.events import events_of
 
 
 @dataclass(frozen=True, eq=False)

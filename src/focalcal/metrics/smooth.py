@@ -6,13 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from focalcal._validate import check_choice, check_level
-from focalcal.confidences import Cells
-from focalcal.estimate import Estimate
-from focalcal.events import events_of
-from focalcal.groups import of_cells
-from focalcal.simulation import interval
-from focalcal.smoothing import error_as_relplot, error_exactly, find_width, simulated_error, smoothed_gap
+from focalcal._settings import check_choice, check_level
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.groups import of_cells
+from focalcal.intervals.simulation import interval
+from focalcal.intervals.smoothing import (
+    error_as_relplot,
+    error_exactly,
+    find_width,
+    simulated_error,
+    smoothed_gap,
+)
+from focalcal.sums.confidences import Cells
+from focalcal.sums.events import events_of
 
 #: Groups that the interval's simulation draws, and how often.
 _GROUPS, _DRAWS = 400, 200

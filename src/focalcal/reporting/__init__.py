@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 import focalcal
-from focalcal._validate import check_class_names, check_evaluations, optional_module
+from focalcal._settings import check_class_names, check_evaluations, optional_module
 from focalcal.calibrators.profile import Profile
-from focalcal.comparison import Comparison
-from focalcal.evaluation import Evaluation
 from focalcal.io.files import written_aside
 from focalcal.reporting.advice import Facts, advise
 from focalcal.reporting.classes import class_errors
@@ -26,7 +24,9 @@ from focalcal.reporting.names import class_names, shown
 from focalcal.reporting.tables import describe_fit, metric_rows, segment_table
 from focalcal.reporting.views import DRAWN, class_view, diagram, profile_view
 from focalcal.reporting.words import Verdict, verdict
-from focalcal.segments import Segment
+from focalcal.verdicts.comparison import Comparison
+from focalcal.verdicts.evaluation import Evaluation
+from focalcal.verdicts.segments import Segment
 
 __all__ = ["report"]
 
@@ -63,7 +63,7 @@ def report(
     notes : sequence of str, optional
         Sentences added to "What was done", e.g. the files that were read.
     segments : sequence of Segment, optional
-        As of `focalcal.appraisal.appraise`: a table of them is added.
+        As of `focalcal.verdicts.appraisal.appraise`: a table of them is added.
     by : str, optional
         The column whose values they are.
     classes : sequence of K names, optional

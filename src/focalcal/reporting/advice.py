@@ -11,16 +11,16 @@ from typing import Any
 from scipy.stats import binom
 
 from focalcal.calibrators.profile import Profile
-from focalcal.comparison import Comparison
-from focalcal.evaluation import Evaluation
-from focalcal.gap_interval import error_by_chance
+from focalcal.intervals.gap_interval import error_by_chance
 from focalcal.plots import percent
 from focalcal.reporting.classes import Classes
 from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
 from focalcal.reporting.tables import p_text, p_values
 from focalcal.reporting.words import change, interval, lean
-from focalcal.segments import Segment
+from focalcal.verdicts.comparison import Comparison
+from focalcal.verdicts.evaluation import Evaluation
+from focalcal.verdicts.segments import Segment
 
 #: An error by chance above this hides what most users care about.
 _COARSE = 0.01

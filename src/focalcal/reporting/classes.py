@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.bins import BinSums
-from focalcal.evaluation import Evaluation
-from focalcal.gap_intervals import gap_sum_intervals
+from focalcal.intervals.gap_intervals import gap_sum_intervals
 from focalcal.reporting.svg import Array
+from focalcal.sums.bins import BinSums
+from focalcal.verdicts.evaluation import Evaluation
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import binom
 
-from focalcal.bins import BinSums
-from focalcal.estimate import Estimate
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import wilson_interval
 from focalcal.reporting.svg import Array, Scale, element, number, path, picture, place, text, window
-from focalcal.resample import wilson_interval
+from focalcal.sums.bins import BinSums
 
 
 def chance_band(bins: BinSums, level: float) -> tuple[Array, Array]:

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from focalcal.bins import BinSums
-from focalcal.evaluation import Evaluation
 from focalcal.reporting.classes import Classes, one_class
+from focalcal.sums.bins import BinSums
+from focalcal.verdicts.evaluation import Evaluation
 
 #: Bins of single classes up to which those of all classes are in the page: 400 classes of 15 bins.
 MOST = 6000

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from focalcal.estimate import Estimate
-from focalcal.evaluation import TITLES, Evaluation
+from focalcal.intervals.estimate import Estimate
 from focalcal.plots import percent
 from focalcal.reporting.classes import Classes
 from focalcal.reporting.diagrams import intervals
 from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
-from focalcal.segments import Segment
+from focalcal.verdicts.evaluation import TITLES, Evaluation
+from focalcal.verdicts.segments import Segment
 
 #: What each metric says and its name where the tables' short one does not do, in the order of the page.
 _METRICS = {

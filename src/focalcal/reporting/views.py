@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from focalcal.calibrators.profile import Place, Profile
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import wilson_interval
 from focalcal.reporting.classes import ClassErrors, Classes, one_class
 from focalcal.reporting.diagrams import close_up, reliability
 from focalcal.reporting.landscape import contours, curves
@@ -16,7 +16,7 @@ from focalcal.reporting.names import shown
 from focalcal.reporting.svg import number
 from focalcal.reporting.tables import bin_rows, class_table, p_text
 from focalcal.reporting.words import interval
-from focalcal.resample import wilson_interval
+from focalcal.verdicts.evaluation import Evaluation
 
 #: Classes that have a diagram.
 DRAWN = 6

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from focalcal.comparison import Comparison
-from focalcal.estimate import Estimate
-from focalcal.evaluation import Evaluation
-from focalcal.gap_interval import error_by_chance
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.gap_interval import error_by_chance
 from focalcal.plots import percent
 from focalcal.reporting.names import shown
+from focalcal.verdicts.comparison import Comparison
+from focalcal.verdicts.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from focalcal.bins import Array
+from focalcal.sums.bins import Array
 
 #: A line of candidates, from a position to the gaps of the cells: 1 is no gap anywhere, 0 the observed
 #: (or pooled, or smoothed) gaps, and below 0 they grow beyond.
@@ -62,9 +62,7 @@ _OUTWARD = (0.0, *(-0.5 * 4.0**power for power in range(16)))
 _INWARD = (0.0, *(10.0**power for power in range(-8, 0)), *_OUTWARD[1:])
 
 
-def invert(
-    tests: Sequence[Test], observed: float, level: float, tolerance: float = 1e-5
-) -> Inverted:
+def invert(tests: Sequence[Test], observed: float, level: float, tolerance: float = 1e-5) -> Inverted:
     """Return what T says about the true error.
 
     Parameters

@@ -1,7 +1,7 @@
 """One yes-or-no event a row and its probability: that the top class is right, or a given class the label.
 
 Every error that judges such probabilities (KS, smooth ECE, T-Cal, …) works on `Cells`: sums over the rows of
-equal probability, or, beyond `CELLS` rows, of nearly equal probability (`focalcal.confidences`).
+equal probability, or, beyond `CELLS` rows, of nearly equal probability (`focalcal.sums.confidences`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focalcal._validate import Input
-from focalcal.bins import Array, BinSums, bin_rows, equal_width_edges, find_bin, tally
-from focalcal.clusters import design_effect
-from focalcal.confidences import Cells, Confidences
 from focalcal.engine import row_slices
-from focalcal.judging import prepare
 from focalcal.rows import ArrayRows, Block, Rows, in_blocks
-from focalcal.scoring import score_block
+from focalcal.sums.bins import Array, BinSums, bin_rows, equal_width_edges, find_bin, tally
+from focalcal.sums.clusters import design_effect
+from focalcal.sums.confidences import Cells, Confidences
+from focalcal.sums.judging import prepare
+from focalcal.sums.scoring import score_block
 
 #: Rows up to which every probability is a cell of its own.
 CELLS = 1 << 18

@@ -1,4 +1,4 @@
-"""The interval of `focalcal.gap_interval` for many binned errors at once, e.g. that of every class.
+"""The interval of `focalcal.intervals.gap_interval` for many binned errors at once, e.g. that of every class.
 
 One class takes six milliseconds by itself; a thousand of them, before and after, would take twelve seconds.
 Here all are solved together: cells of all classes lie in one array, sums over a class are tallies, and the
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, ndtri
 
-from focalcal._validate import check_level
-from focalcal.bins import Array, BinSums, tally
-from focalcal.gap_interval import absolute_deviation
+from focalcal._settings import check_level
+from focalcal.intervals.gap_interval import absolute_deviation
+from focalcal.sums.bins import Array, BinSums, tally
 
 #: Halvings of the bracket of a crossing, and the width below which there are no more.
 _HALVINGS, _TOLERANCE = 60, 1e-5
@@ -127,7 +127,7 @@ def gap_sum_intervals(sums: BinSums, level: float = 0.95) -> tuple[Array, Array]
     Returns
     -------
     low, high : ndarray of shape (K,)
-        As `focalcal.resample.estimate_gap_sum` finds them one by one.
+        As `focalcal.intervals.resample.estimate_gap_sum` finds them one by one.
 
     Examples
     --------

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.bins import Array, BinSums, equal_width_edges, find_bin, tally
 from focalcal.engine import row_slices
-from focalcal.moments import MeanSums, sum_rows
 from focalcal.rows import ArrayRows, Block
-from focalcal.scoring import score_block
+from focalcal.sums.bins import Array, BinSums, equal_width_edges, find_bin, tally
+from focalcal.sums.moments import MeanSums, sum_rows
+from focalcal.sums.scoring import score_block
 
 if TYPE_CHECKING:
-    from focalcal.judging import Judged
+    from focalcal.sums.judging import Judged
 
 #: Bins of probability within which residuals are compared.
 _BINS = 15

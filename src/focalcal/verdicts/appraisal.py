@@ -10,20 +10,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from focalcal._validate import (
-    check_bins,
-    check_choice,
-    check_level,
-    check_segments,
-    check_source_alone,
-    class_count,
-)
+from focalcal._settings import check_bins, check_choice, check_level, check_segments
+from focalcal._validate import check_source_alone, class_count
 from focalcal.engine import row_slices
-from focalcal.evaluation import Evaluation, evaluation_of
-from focalcal.judging import Judged, Pass, judge_rows, prepare, warn_of_impossible
 from focalcal.layout import as_groups_of
 from focalcal.rows import Block, Source, is_source
-from focalcal.segments import Segment, judged_segments, segments_of
+from focalcal.sums.judging import Judged, Pass, judge_rows, prepare, warn_of_impossible
+from focalcal.verdicts.evaluation import Evaluation, evaluation_of
+from focalcal.verdicts.segments import Segment, judged_segments, segments_of
 
 #: Numbers that are calibrated at a time: no copy of all scores is made.
 _PIECE = 1 << 18
@@ -33,7 +27,7 @@ _PIECE = 1 << 18
 class Appraisal:
     """What was found: evaluations under "before" and, with a calibrator, "after"; and the segments.
 
-    Segments come with the surest error first, see `focalcal.segments.judged_segments`.
+    Segments come with the surest error first, see `focalcal.verdicts.segments.judged_segments`.
     """
 
     evaluations: dict[str, Evaluation]
@@ -166,7 +160,7 @@ def evaluate(
         Groups of rows (or of images) to be judged on their own too, at most 1,000: see `Evaluation.segments`.
     cluster : array_like of shape (n,), optional
         Rows that are not independent share a value: prompts of one question, frames of one video. Standard
-        errors and intervals allow for it (`focalcal.clusters`); `n` still counts rows.
+        errors and intervals allow for it (`focalcal.sums.clusters`); `n` still counts rows.
     ignore_index : int, optional
         Rows with this label are left out.
     executor : concurrent.futures.Executor, optional
@@ -193,7 +187,7 @@ def evaluate(
     Notes
     -----
     One pass over the rows in blocks. For the equal-mass bins one confidence a row is kept, up to 4 million
-    rows; beyond, counts in fine cells (`focalcal.confidences`).
+    rows; beyond, counts in fine cells (`focalcal.sums.confidences`).
 
     Where labels are distributions, every score is its mean over labels drawn from them, the bins' intervals
     are conservative, and metrics that need the rows in order are left out.

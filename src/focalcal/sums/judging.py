@@ -20,14 +20,14 @@ from focalcal._validate import (
     check_lengths,
     check_source_alone,
 )
-from focalcal.bins import BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges
-from focalcal.clusters import clustered
-from focalcal.confidences import Confidences
 from focalcal.kernels import loops
 from focalcal.layout import as_rows_of
-from focalcal.moments import MeanSums, sum_rows
 from focalcal.rows import ArrayRows, Block, Rows, as_rows, in_blocks, is_source
-from focalcal.scoring import score_block
+from focalcal.sums.bins import BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges
+from focalcal.sums.clusters import clustered
+from focalcal.sums.confidences import Confidences
+from focalcal.sums.moments import MeanSums, sum_rows
+from focalcal.sums.scoring import score_block
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._validate import as_array, check_lengths, check_segments
-from focalcal.evaluation import Evaluation, evaluation_of
-from focalcal.gap_interval import chance
+from focalcal._settings import check_segments
+from focalcal._validate import as_array, check_lengths
+from focalcal.intervals.gap_interval import chance
 from focalcal.io.files import natural_key
-from focalcal.judging import Pass, judge_rows
 from focalcal.rows import ArrayRows, Rows
+from focalcal.sums.judging import Pass, judge_rows
+from focalcal.verdicts.evaluation import Evaluation, evaluation_of
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, erf
 
-from focalcal.bins import Array, BinSums, tally
-from focalcal.groups import Groups
-from focalcal.inversion import Inverted, Line, Moments, invert
+from focalcal.intervals.groups import Groups
+from focalcal.intervals.inversion import Inverted, Line, Moments, invert
+from focalcal.sums.bins import Array, BinSums, tally
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
-from focalcal._validate import check_bins, check_inputs, check_level, check_same_rows
-from focalcal.binned_errors import estimate_binned
-from focalcal.bins import Array, BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges, find_bin
-from focalcal.clusters import design_effect, inflated, of_clusters
+from focalcal._settings import check_bins, check_level
+from focalcal._validate import check_inputs, check_same_rows
 from focalcal.engine import row_slices
-from focalcal.estimate import Estimate
-from focalcal.evaluation import TITLES
-from focalcal.gap_interval import gap_sum_interval
-from focalcal.judging import prepare
-from focalcal.moments import MeanSums, sum_rows
-from focalcal.resample import estimate_mean, estimate_share
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.gap_interval import gap_sum_interval
+from focalcal.intervals.resample import estimate_mean, estimate_share
+from focalcal.metrics.binned_errors import estimate_binned
 from focalcal.rows import ArrayRows, Block
-from focalcal.scoring import score_block
+from focalcal.sums.bins import Array, BinSums, bin_classes, bin_rows, bin_targets, equal_width_edges, find_bin
+from focalcal.sums.clusters import design_effect, inflated, of_clusters
+from focalcal.sums.judging import prepare
+from focalcal.sums.moments import MeanSums, sum_rows
+from focalcal.sums.scoring import score_block
+from focalcal.verdicts.evaluation import TITLES
 
 SCORES = ("nll", "brier", "accuracy", "ece", "classwise_ece")
 
@@ -165,7 +166,9 @@ def compare(
     be noise, it is taken as −1, which is *conservative*. The p-value is the level at which a normal interval
     as wide would touch 0.
 
-    Measured size and coverage: ``benchmarks/results/verdicts.txt``.
+    Measured (``benchmarks/results/verdicts.txt``, 200 samples in each of 14 cases, 500 and 10,000 rows): 95 %
+    intervals cover in 91 to 98 % (NLL, Brier), 92 to 100 % (accuracy), 94 to 100 % (calibration errors:
+    *conservative*, and at 500 rows of little power where one model is calibrated).
 
     References
     ----------

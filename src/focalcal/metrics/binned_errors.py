@@ -16,12 +16,12 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import erf
 
-from focalcal.bins import Array, BinSums
-from focalcal.estimate import Estimate
-from focalcal.gap_interval import ClassCells
-from focalcal.groups import Groups
-from focalcal.resample import estimate_gap_sum
-from focalcal.simulation import interval
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.gap_interval import ClassCells
+from focalcal.intervals.groups import Groups
+from focalcal.intervals.resample import estimate_gap_sum
+from focalcal.intervals.simulation import interval
+from focalcal.sums.bins import Array, BinSums
 
 NORMS = ("l1", "l2", "max")
 

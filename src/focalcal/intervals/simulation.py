@@ -11,9 +11,9 @@ from functools import cache
 
 import numpy as np
 
-from focalcal.bins import Array
-from focalcal.groups import Groups
-from focalcal.inversion import Inverted, Line, Moments, Test, invert
+from focalcal.intervals.groups import Groups
+from focalcal.intervals.inversion import Inverted, Line, Moments, Test, invert
+from focalcal.sums.bins import Array
 
 #: From the rates of the groups, shape (draws, G), to one value a draw.
 Statistic = Callable[[Array], Array]

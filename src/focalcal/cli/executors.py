@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from focalcal._validate import optional_module
+from focalcal._settings import optional_module
 
 #: Seconds to wait for a scheduler.
 _PATIENCE = 30

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalcal.bins import Array
-from focalcal.confidences import Cells
-from focalcal.inversion import Line
+from focalcal.intervals.inversion import Line
+from focalcal.sums.bins import Array
+from focalcal.sums.confidences import Cells
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,16 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import ndtr
 
-from focalcal._validate import Input, check_choice, check_count
-from focalcal.bins import Array
-from focalcal.events import chance_of, collect, find_column
-from focalcal.groups import Groups, of_cells
-from focalcal.judging import prepare
+from focalcal._settings import check_choice, check_count
+from focalcal._validate import Input
+from focalcal.intervals.groups import Groups, of_cells
+from focalcal.intervals.simulation import Statistic, draw_rates
 from focalcal.metrics.ks import ks_test
 from focalcal.rows import Block, Rows, in_blocks
-from focalcal.scoring import score_block
-from focalcal.simulation import Statistic, draw_rates
+from focalcal.sums.bins import Array
+from focalcal.sums.events import chance_of, collect, find_column
+from focalcal.sums.judging import prepare
+from focalcal.sums.scoring import score_block
 
 METHODS = ("t-cal", "ks", "spiegelhalter")
 
@@ -107,7 +108,11 @@ def test_calibration(
     :math:`Z = \sum_i (\sum_k p_{ik}^2 - p_{i y_i}) / (\sum_i \sum_k p_{ik}^3 - (\sum_k p_{ik}^2)^2)^{1/2}`,
     standard normal under calibration; positive means over-confident. Two classes: this is the classic test.
 
-    Measured size and power at a level of 5 %: ``benchmarks/results/verdicts.txt``.
+    Measured at a level of 5 % (``benchmarks/results/verdicts.txt``, 400 samples a case): calibrated models of
+    2, 10 and 100 classes are rejected in 2.8 to 6.0 % of samples of 500 and of 10,000 rows, by each test. At
+    500 rows over-confidence of T = 1.2 (2 classes) is seen by T-Cal in 30 %, KS 33 %, Spiegelhalter 57 %; at
+    10,000 rows by all. Gaps of ±.02 that change sign every twentieth are seen at 10,000 rows by T-Cal in
+    82 %, by the others in 11 and 10 %.
 
     References
     ----------

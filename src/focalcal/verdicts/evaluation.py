@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from focalcal.binned_errors import estimate_binned
-from focalcal.bins import BinSums
-from focalcal.estimate import Estimate
-from focalcal.events import cells_of
-from focalcal.judging import Judged
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import estimate_gap_sum, estimate_mean, estimate_share, share_interval
+from focalcal.metrics.binned_errors import estimate_binned
 from focalcal.metrics.ks import estimate_ks, estimate_mean_gap
 from focalcal.metrics.selective import selective_of
 from focalcal.metrics.smooth import estimate_smooth
-from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share, share_interval
+from focalcal.sums.bins import BinSums
+from focalcal.sums.events import cells_of
+from focalcal.sums.judging import Judged
 
 if TYPE_CHECKING:
-    from focalcal.segments import Segment
+    from focalcal.verdicts.segments import Segment
 
 TITLES = {
     "nll": "NLL (nats)",

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
-from focalcal._validate import check_choice, check_level
-from focalcal.bins import Array, BinSums, Interval
-from focalcal.estimate import Estimate
-from focalcal.gap_interval import gap_sum_interval
-from focalcal.moments import MeanSums
+from focalcal._settings import check_choice, check_level
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.gap_interval import gap_sum_interval
+from focalcal.sums.bins import Array, BinSums, Interval
+from focalcal.sums.moments import MeanSums
 
 
 def wilson_interval(rate: Any, count: Any, level: float = 0.95) -> tuple[Array, Array]:
@@ -119,8 +119,8 @@ def estimate_gap_sum(sums: BinSums, n: int, level: float) -> Estimate:
 
     Notes
     -----
-    The interval inverts a test (`focalcal.gap_interval`), from the bin sums alone: its cost does not depend
-    on n, and no random numbers are drawn. Weights enter through (Σw)²/Σw² rows a bin.
+    The interval inverts a test (`focalcal.intervals.gap_interval`), from the bin sums alone: its cost does
+    not depend on n, and no random numbers are drawn. Weights enter through (Σw)²/Σw² rows a bin.
 
     Measured coverage of 95 % intervals (``benchmarks/interval_coverage.py``, 1,000 samples each of 500 and
     10,000 rows; 2, 10 and 100 classes; calibrated, T from 0.8 to 2, gaps that differ by class; standard

@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.bins import Array, BinSums, bin_rows, edges_of_sorted, equal_mass_edges, tally
 from focalcal.engine import row_slices
+from focalcal.sums.bins import Array, BinSums, bin_rows, edges_of_sorted, equal_mass_edges, tally
 
 #: Rows up to which every confidence is kept.
 EXACT = 1 << 22

@@ -10,19 +10,20 @@ from scipy.optimize import isotonic_regression
 from scipy.special import ndtri, xlogy
 from sklearn.base import clone
 
-from focalcal._validate import PROBABILITY_FLOOR, check_choice, check_folds, check_level
-from focalcal.bins import Array
-from focalcal.confidences import Cells
-from focalcal.estimate import Estimate
-from focalcal.events import collect, find_column
-from focalcal.groups import Groups, of_cells
-from focalcal.judging import prepare
-from focalcal.moments import MeanSums, sum_rows
-from focalcal.resample import estimate_mean
+from focalcal._settings import check_choice, check_folds, check_level
+from focalcal._validate import PROBABILITY_FLOOR
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.groups import Groups, of_cells
+from focalcal.intervals.resample import estimate_mean
+from focalcal.intervals.simulation import interval
+from focalcal.intervals.smoothing import smoothed_gap
 from focalcal.rows import ArrayRows, Block
-from focalcal.scoring import score_block
-from focalcal.simulation import interval
-from focalcal.smoothing import smoothed_gap
+from focalcal.sums.bins import Array
+from focalcal.sums.confidences import Cells
+from focalcal.sums.events import collect, find_column
+from focalcal.sums.judging import prepare
+from focalcal.sums.moments import MeanSums, sum_rows
+from focalcal.sums.scoring import score_block
 
 #: Groups and draws of the simulation behind the interval of an isotonic calibration error.
 _GROUPS, _DRAWS = 400, 150

@@ -10,23 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from focalcal._settings import check_bins, check_class_names, check_level
 from focalcal._validate import (
     PROBABILITY_FLOOR,
     Input,
     as_array,
-    check_bins,
-    check_class_names,
     check_input,
-    check_level,
     check_multilabel,
     check_weights,
 )
-from focalcal.bins import Array, BinSums, bin_rows, equal_width_edges
-from focalcal.estimate import Estimate
-from focalcal.gap_interval import chance
-from focalcal.moments import sum_rows
-from focalcal.resample import estimate_gap_sum, estimate_mean, estimate_share
-from focalcal.segments import holm
+from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.gap_interval import chance
+from focalcal.intervals.resample import estimate_gap_sum, estimate_mean, estimate_share
+from focalcal.sums.bins import Array, BinSums, bin_rows, equal_width_edges
+from focalcal.sums.moments import sum_rows
+from focalcal.verdicts.segments import holm
 
 
 @dataclass(frozen=True)

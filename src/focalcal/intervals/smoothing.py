@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
 
-from focalcal.bins import Array, tally
-from focalcal.groups import Groups
+from focalcal.intervals.groups import Groups
+from focalcal.sums.bins import Array, tally
 
 #: The smallest width, as in the reference implementation of smooth ECE.
 SMALLEST_WIDTH = 1e-3

@@ -1,0 +1,1 @@
+"""Verdicts on predictions: everything about one set, groups of rows, two models, tests, how many rows."""
