@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from focalcal import evaluate
-from focalcal.metrics import smooth
+from focalcal import TemperatureScaling, decompose, evaluate
+from focalcal.intervals.resample import wilson_interval
+from focalcal.metrics import decomposition, smooth
 from focalcal.sums.clusters import design_effect
 from focalcal.sums.judging import prepare
 from predictions import draw, softmax
@@ -113,3 +114,35 @@ def test_clusters_without_weight_do_not_count():
     for name, e in few.items():
         assert some[name].stderr == pytest.approx(e.stderr, rel=1e-9)
         assert math.isfinite(e.stderr)
+
+
+def test_no_spread_between_clusters_leaves_what_independent_rows_show():
+    with_clusters = evaluate([0, 1, 0, 1], [0.6] * 4, cluster=[0, 0, 1, 1])
+    assert with_clusters["accuracy"].stderr == pytest.approx(
+        evaluate([0, 1, 0, 1], [0.6] * 4)["accuracy"].stderr
+    )
+
+
+def test_rows_of_one_cluster_are_copies_where_no_spread_is_seen():
+    found = evaluate([1] * 40, [0.9] * 40, cluster=np.arange(40) // 10)
+    assert found["accuracy"].low == pytest.approx(evaluate([1] * 4, [0.9] * 4)["accuracy"].low)
+    assert found["ece"].high == pytest.approx(evaluate([1] * 4, [0.9] * 4)["ece"].high)
+
+
+def test_a_group_of_one_cluster_counts_as_one_row():
+    y, p = [0, 1, 1, 1, 0, 1, 1, 0], [0.6, 0.7, 0.8, 0.7, 0.6, 0.5, 0.9, 0.4]
+    found = evaluate(y, p, by=list("aaaabbbb"), cluster=[0, 0, 0, 0, 1, 1, 2, 2])
+    alone = next(one for one in found.segments if one.value == "a")
+    low, high = map(float, wilson_interval(0.75, 1))
+    assert (alone.last["accuracy"].low, alone.last["accuracy"].high) == pytest.approx((low, high))
+
+
+def test_folds_keep_clusters_together():
+    z, y = draw(600, 3, seed=8)
+    cluster = np.repeat(np.arange(60), 10)
+    copies = np.repeat(np.arange(0, 600, 10), 10)
+    parts = decompose(y[copies], z[copies], input="logits", score="nll", recalibration=TemperatureScaling())
+    assert parts.calibration.n == 600
+    rows, _ = prepare(y[copies], z[copies], None, "logits", None, cluster=cluster)
+    held = decomposition._cross_fitted(rows, TemperatureScaling(), "nll", 5, 0.95, 0)
+    assert held.calibration.stderr > 2 * parts.calibration.stderr  # ten copies of each row

@@ -212,11 +212,9 @@ def test_what_cannot_be_laid_out_is_one_clear_error(y, p, options, message):
         evaluate(y, p, **options)
 
 
-def test_sharpness_wants_rows():
-    with pytest.raises(
-        ValueError, match=r"Expected y_prob of shape \(n, K\), .* Reshape your data to one row a"
-    ):
-        sharpness(IMAGES[0])
+def test_sharpness_of_images_is_that_of_their_pixels():
+    p, _, rows, _ = images()
+    assert sharpness(p).value == pytest.approx(sharpness(rows).value, rel=1e-12)
 
 
 @pytest.mark.parametrize(

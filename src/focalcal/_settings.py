@@ -84,6 +84,15 @@ def check_neighbours(count: int) -> None:
         )
 
 
+def check_top_class(of_class: Any) -> None:
+    """Check that no single class is asked for where the whole vector is judged."""
+    if of_class is not None:
+        raise ValueError(
+            f"Expected no of_class beside what judges the probabilities of all classes, got {of_class!r}. "
+            'Leave it out (or, in decompose, recalibrate by "isotonic").'
+        )
+
+
 def check_folds(folds: int, n: int) -> int:
     """Check a number of folds."""
     if check_count("folds", folds) < 2 or folds > n:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from focalcal._validate import (
     Input,
-    as_array,
     as_scores,
     check_alone,
     check_block,
@@ -215,7 +214,7 @@ def as_rows(
     targets = as_targets(y, class_count(scores)) if soft else None
     if targets is not None:
         check_lengths(len(scores), targets, "y")
-        columns = np.arange(class_count(scores)) if classes is None else as_array(classes, "classes")
+        columns = find_classes(np.arange(class_count(scores)), class_count(scores), classes)
         wide = None if weight is None else weight.astype(np.float64, copy=False)
         return ArrayRows(scores, targets, wide, kind, executor), columns
     labels = as_labels(y, len(scores))

@@ -6,10 +6,11 @@ resampling rows does not give a valid interval. So each candidate θ for the tru
 Σ|δ| = θ that are close to the observed ones are taken as the truth, the distribution of T under them follows
 in closed form from binomial hits, and θ belongs to the interval unless T lies in a tail of it.
 
-Candidates follow one line. *Shrinking*: every gap moves towards 0 by the same multiple λ of its variance (the
+Candidates follow lines. *Shrinking*: every gap moves towards 0 by the same multiple λ of its variance (the
 most likely gaps with a given sum; λ < 0 moves them outward). *Pooling* (several classes): gaps are first
 shrunk towards the mean gap of their bin over the classes, as cells with a handful of rows tell little, and
-then scaled. With several classes the interval spans both.
+then scaled. With several classes the interval spans both. *Roomy* (one class, the upper end): gaps of one
+multiple of their standard errors, towards the side where there is room: sure rows without a miss show no gap.
 """
 
 from __future__ import annotations
@@ -115,9 +116,13 @@ def _binomial_cdf(k: Array, n: Array, rate: Array) -> Array:
 def gap_sum_interval(sums: BinSums, level: float) -> Inverted:
     """Return the true error with its standard error and interval, from the plug-in error."""
     cells = ClassCells.of(sums)
-    lines = [cells.shrinking()] + ([cells.pooling()] if cells.n_classes > 1 else [])
-    tests = [lambda at, line=line: moments(cells, line(at)) for line in lines]
-    return invert(tests, float(np.abs(cells.gap).sum()), level)
+    several = cells.n_classes > 1
+    lines = [cells.shrinking(), cells.pooling() if several else cells.roomy()]
+    shrinking, other = ([lambda at, line=line: moments(cells, line(at))] for line in lines)
+    observed = float(np.abs(cells.gap).sum())
+    if several:
+        return invert([*shrinking, *other], observed, level)
+    return invert(shrinking, observed, level, upper=other)
 
 
 def chance(sums: BinSums) -> float:

@@ -7,6 +7,7 @@ crossings are found by bisection, side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,7 +69,7 @@ class _Cells:
         return self.share * (self.confidence - self.rate)
 
     def shrunk(self, at: Array) -> Array:
-        """Return the gaps at a position of each class's line; see `gap_interval.Cells.shrinking`."""
+        """Return the gaps at a position of each class's line; see `groups.Groups.shrinking`."""
         gap = self.gap
         rate = (self.rows * self.rate + self.confidence) / (self.rows + 1)
         variance = self.share**2 * np.maximum(rate * (1 - rate), 1e-12) / self.rows
@@ -77,6 +78,16 @@ class _Cells:
         moved = np.abs(gap) - (at * unit * (1 + 1e-12))[self.owner] * variance
         shrunk = np.where(gap < 0, -1.0, 1.0) * np.maximum(moved, 0)
         return np.asarray(np.clip(shrunk, self.share * (self.confidence - 1), self.share * self.confidence))
+
+    def roomy(self, at: Array) -> Array:
+        """Return the gaps at a position of each class's line; see `groups.Groups.roomy`."""
+        spread = np.sqrt(np.maximum(self.confidence * (1 - self.confidence), 1e-4) / self.rows)
+        moved = np.where(self.confidence < 0.5, -1.0, 1.0) * self.share * spread * (1 - at)[self.owner]
+        return np.asarray(np.clip(moved, self.share * (self.confidence - 1), self.share * self.confidence))
+
+
+#: From positions of the classes on a line to the gaps of their cells.
+_Line = Callable[[_Cells, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -136,32 +147,34 @@ def gap_sum_intervals(sums: BinSums, level: float = 0.95) -> tuple[Array, Array]
     >>> sums = BinSums(np.array([0, 0.5, 1]), counts, counts, counts, counts * [0.25, 0.75], hits)
     >>> low, high = gap_sum_intervals(sums)
     >>> round(float(low[0]), 3), round(float(high[0]), 3)
-    (0.0, 0.133)
+    (0.0, 0.175)
     """
     level = check_level(level)
     cells = _Cells.of(sums)
     observed = cells.total(np.abs(cells.gap))
-    return _solve(cells, observed, level, upper=False), _solve(cells, observed, level, upper=True)
+    low = _solve(cells, _Cells.shrunk, observed, level, upper=False)
+    highs = [_solve(cells, line, observed, level, upper=True) for line in (_Cells.shrunk, _Cells.roomy)]
+    return low, np.maximum(*highs)
 
 
-def _excess(cells: _Cells, at: Array, observed: Array, level: float, upper: bool) -> Array:
+def _excess(cells: _Cells, line: _Line, at: Array, observed: Array, level: float, upper: bool) -> Array:
     """Return by how much the quantile under the gaps at a position exceeds the observed error."""
-    m = _moments(cells, cells.shrunk(at))
+    m = _moments(cells, line(cells, at))
     below = (1 - level) / 2 * np.minimum(1.0, m.error / (2 * m.sd))
     return m.quantile(np.maximum(below, 1e-3) if upper else level + below) - observed
 
 
-def _solve(cells: _Cells, observed: Array, level: float, *, upper: bool) -> Array:
+def _solve(cells: _Cells, line: _Line, observed: Array, level: float, *, upper: bool) -> Array:
     """Return the error at which the observed one is the quantile; 0 where it is below that of no gap."""
     search = _OUTWARD if upper else _INWARD
     near, far = np.ones(cells.classes), np.full(cells.classes, search[-1 if upper else 0])
-    open_ = _excess(cells, near, observed, level, upper) < 0
+    open_ = _excess(cells, line, near, observed, level, upper) < 0
     sought = open_.copy()
     for position in search:
         if not sought.any():
             break
         at = np.full(int(sought.sum()), position)
-        above = _excess(cells.part(sought), at, observed[sought], level, upper) > 1e-14
+        above = _excess(cells.part(sought), line, at, observed[sought], level, upper) > 1e-14
         found = np.flatnonzero(sought)[above]
         far[found], sought[found] = position, False
     near[sought] = far[sought]  # nowhere above: the end of the line
@@ -170,8 +183,8 @@ def _solve(cells: _Cells, observed: Array, level: float, *, upper: bool) -> Arra
         if not wide.any():
             break
         middle = (near[wide] + far[wide]) / 2
-        above = _excess(cells.part(wide), middle, observed[wide], level, upper) > 0
+        above = _excess(cells.part(wide), line, middle, observed[wide], level, upper) > 0
         index = np.flatnonzero(wide)
         far[index[above]], near[index[~above]] = middle[above], middle[~above]
-    error: Array = cells.total(np.abs(cells.shrunk((near + far) / 2)))
+    error: Array = cells.total(np.abs(line(cells, (near + far) / 2)))
     return np.where(open_, error, 0.0)

@@ -50,6 +50,15 @@ class Groups:
             gap = 1e-3 * self.share  # any direction will do
         return lambda at: self.possible(gap * (1 - at))
 
+    def roomy(self) -> Line:
+        """Return the line of equally likely gaps towards the side where there is room for them.
+
+        Sure rows that all hit show no gap; but their misses may just not have happened yet.
+        """
+        spread = np.sqrt(np.maximum(self.confidence * (1 - self.confidence), 1e-4) / self.rows)
+        gap = np.where(self.confidence < 0.5, -1.0, 1.0) * self.share * spread
+        return lambda at: self.possible(gap * (1 - at))
+
     def uniform(self) -> Line:
         """Return the line of one gap for all groups, of the sign and size of the mean gap."""
         total = float(self.gap.sum())

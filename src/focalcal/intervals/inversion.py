@@ -62,7 +62,13 @@ _OUTWARD = (0.0, *(-0.5 * 4.0**power for power in range(16)))
 _INWARD = (0.0, *(10.0**power for power in range(-8, 0)), *_OUTWARD[1:])
 
 
-def invert(tests: Sequence[Test], observed: float, level: float, tolerance: float = 1e-5) -> Inverted:
+def invert(
+    tests: Sequence[Test],
+    observed: float,
+    level: float,
+    tolerance: float = 1e-5,
+    upper: Sequence[Test] = (),
+) -> Inverted:
     """Return what T says about the true error.
 
     Parameters
@@ -75,19 +81,21 @@ def invert(tests: Sequence[Test], observed: float, level: float, tolerance: floa
         Coverage aimed at.
     tolerance : float
         Of positions on a line.
+    upper : sequence
+        Lines that only the upper end looks at.
     """
 
-    def excess(m: Moments, upper: bool) -> float:
+    def excess(m: Moments, high: bool) -> float:
         # near 0 the whole miss probability goes to the side where a miss is possible
         below = (1 - level) / 2 * min(1.0, m.error / (2 * m.sd))
-        return m.quantile(max(below, 1e-3) if upper else level + below) - observed
+        return m.quantile(max(below, 1e-3) if high else level + below) - observed
 
     centre = _solve(tests[0], lambda m: m.mean - observed, _OUTWARD, tolerance)
     return Inverted(
         centre.error,
-        centre.sd,
+        centre.sd if centre.sd > 1e-11 else 0.0,
         min(_solve(test, lambda m: excess(m, False), _INWARD, tolerance).error for test in tests),
-        max(_solve(test, lambda m: excess(m, True), _OUTWARD, tolerance).error for test in tests),
+        max(_solve(test, lambda m: excess(m, True), _OUTWARD, tolerance).error for test in [*tests, *upper]),
     )
 
 

@@ -47,10 +47,13 @@ def interval(
     statistic: Statistic,
     level: float,
     *,
+    upper: Sequence[Line] = (),
     draws: int = 300,
     seed: int = 0,
 ) -> Inverted:
     """Return the true value of a statistic with its standard error and interval, by inverting a test."""
     observed = float(statistic(groups.rate[None])[0])
-    tests = [simulated(groups, line, statistic, draws, seed) for line in lines]
-    return invert(tests, observed, level, tolerance=1e-2)
+    tests, more = (
+        [simulated(groups, line, statistic, draws, seed) for line in some] for some in (lines, upper)
+    )
+    return invert(tests, observed, level, tolerance=1e-2, upper=more)

@@ -41,7 +41,13 @@ def estimate_binned(
     value = debiased_l2(cells) if debiased else float(statistic(cells.rate[None])[0])
     draws = int(np.clip(300_000 // len(cells.share), 60, 300))
     _, stderr, low, high = interval(
-        cells, [cells.shrinking(), cells.uniform()], statistic, level, draws=draws, seed=seed
+        cells,
+        [cells.shrinking(), cells.uniform()],
+        statistic,
+        level,
+        upper=[cells.roomy()],
+        draws=draws,
+        seed=seed,
     )
     method = f"inverted test, {draws} simulations, seed {seed}"
     return Estimate(value, stderr if n > 1 else float("nan"), low, high, n, method, level)

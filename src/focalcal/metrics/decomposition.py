@@ -10,7 +10,7 @@ from scipy.optimize import isotonic_regression
 from scipy.special import ndtri, xlogy
 from sklearn.base import clone
 
-from focalcal._settings import check_choice, check_folds, check_level
+from focalcal._settings import check_choice, check_folds, check_level, check_top_class
 from focalcal._validate import PROBABILITY_FLOOR
 from focalcal.intervals.estimate import Estimate
 from focalcal.intervals.groups import Groups, of_cells
@@ -19,6 +19,7 @@ from focalcal.intervals.simulation import interval
 from focalcal.intervals.smoothing import smoothed_gap
 from focalcal.rows import ArrayRows, Block
 from focalcal.sums.bins import Array
+from focalcal.sums.clusters import of_clusters
 from focalcal.sums.confidences import Cells
 from focalcal.sums.events import collect, find_column
 from focalcal.sums.judging import prepare
@@ -129,6 +130,7 @@ def decompose(
         check_choice("recalibration", recalibration, ("isotonic",))
         column = None if of_class is None else find_column(of_class, found)
         return _isotonic(collect(rows, column), rows.n, score, level, seed)
+    check_top_class(of_class)
     return _cross_fitted(rows.in_memory(), recalibration, score, check_folds(folds, rows.n), level, seed)
 
 
@@ -195,11 +197,12 @@ def _cross_fitted(
     rows: ArrayRows, calibrator: Any, score: str, folds: int, level: float, seed: int
 ) -> Decomposition:
     """Fit on all folds but one and judge on that one, in turn."""
-    order = np.random.default_rng(seed).permutation(rows.n)
+    units = np.arange(rows.n) if rows.cluster is None else rows.cluster
+    order = np.random.default_rng(seed).permutation(int(units.max()) + 1)
     before, after = np.empty(rows.n), np.empty(rows.n)
     for fold in range(folds):
-        out = np.sort(order[fold::folds])
-        rest = np.setdiff1d(order, out)
+        left_out = np.isin(units, order[fold::folds])
+        out, rest = np.flatnonzero(left_out), np.flatnonzero(~left_out)
         weight = None if rows.weight is None else rows.weight[rest]
         fitted = clone(calibrator)
         settings = {"input": rows.kind, "classes": np.arange(rows.n_classes)}
@@ -210,9 +213,14 @@ def _cross_fitted(
         judged = Block(fitted.transform(block.scores), block.codes, None)
         after[out] = getattr(score_block(judged, "logits"), score)
     n = rows.n
-    gain = sum_rows(before - after, rows.weight)
+
+    def sums(x: Array) -> MeanSums:
+        alone = sum_rows(x, rows.weight)
+        return alone if rows.cluster is None else of_clusters(alone, x, rows)
+
+    gain = sums(before - after)
     half = float(ndtri(0.5 + level / 2)) * gain.stderr
     method = f"{folds} folds, seed {seed}, normal"
     calibration = Estimate(gain.mean, gain.stderr, gain.mean - half, gain.mean + half, n, method, level)
-    whole, rest_of_it = (estimate_mean(sum_rows(x, rows.weight), n, level) for x in (before, after))
+    whole, rest_of_it = (estimate_mean(sums(x), n, level) for x in (before, after))
     return Decomposition(whole, calibration, rest_of_it)

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from focalcal._settings import check_level
 from focalcal.intervals.brownian import sup_quantile, sup_tail
 from focalcal.intervals.estimate import Estimate
+from focalcal.intervals.resample import wilson_interval
 from focalcal.sums.confidences import Cells
 from focalcal.sums.events import events_of
 
@@ -76,6 +77,7 @@ def estimate_ks(cells: Cells, n: int, level: float) -> Estimate:
     stderr = float(np.sqrt(square)) / total
     band = sup_quantile(level) * stderr
     low, high = max(value - band, 0.0), min(value + band, 1.0)
+    high = max(high, *map(abs, _mean_gap_ends(cells, level)))  # sure rows without a miss show no spread
     return Estimate(value, stderr if n > 1 else float("nan"), low, high, n, "uniform band", level)
 
 
@@ -86,7 +88,19 @@ def estimate_mean_gap(cells: Cells, n: int, level: float) -> Estimate:
     square = cells.weight_squared[0] @ (c - value) ** 2 + cells.weight_squared[1] @ (1 - c + value) ** 2
     stderr = float(np.sqrt(square)) / total if n > 1 else float("nan")
     half = float(ndtri(0.5 + level / 2)) * stderr
-    return Estimate(value, stderr, value - half, value + half, n, "normal", level)
+    low, high = value - half, value + half
+    if n > 1 and 0 in (cells.weight[0].sum(), cells.weight[1].sum()):
+        low, high = _mean_gap_ends(cells, level)
+    return Estimate(value, stderr, low, high, n, "normal", level)
+
+
+def _mean_gap_ends(cells: Cells, level: float) -> tuple[float, float]:
+    """Return the mean confidence less the ends of Wilson's interval of the accuracy."""
+    total = float(cells.weight.sum())
+    confidence = float(cells.confidence.sum()) / total
+    rows = total**2 / float(cells.weight_squared.sum())
+    low, high = wilson_interval(float(cells.weight[1].sum()) / total, rows, level)
+    return confidence - float(high), confidence - float(low)
 
 
 def ks_test(cells: Cells) -> tuple[float, float]:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import entr
 
 from focalcal._settings import check_choice, check_gamma, check_level
-from focalcal._validate import Input, as_scores, check_block, to_logits
+from focalcal._validate import Input, as_array, check_block, to_logits
 from focalcal.intervals.estimate import Estimate
 from focalcal.intervals.resample import estimate_mean, estimate_share
 from focalcal.maps import temperature_map
-from focalcal.rows import Block, in_blocks, is_source
+from focalcal.rows import ArrayRows, Block, in_blocks, is_source
 from focalcal.scores import focal_loss, proper_focal_loss
+from focalcal.sums.clusters import blocks_of, of_clusters
 from focalcal.sums.judging import judge, prepare, warn_of_impossible
 from focalcal.sums.moments import MeanSums, sum_rows
 from focalcal.sums.scoring import score_block
@@ -174,7 +176,12 @@ def focal_score(
     """
     level = check_level(level)
     rows, _ = prepare(y_true, y_prob, sample_weight, input, classes, ignore_index=ignore_index)
-    return estimate_mean(rows.map_sum(FocalPass(rows.kind, check_gamma(gamma), proper)), rows.n, level)
+    task = FocalPass(rows.kind, check_gamma(gamma), proper)
+    sums = rows.map_sum(task)
+    if isinstance(rows, ArrayRows) and rows.cluster is not None:
+        losses = np.concatenate([task.losses(block) for block in blocks_of(rows)])
+        sums = of_clusters(sums, losses, rows)
+    return estimate_mean(sums, rows.n, level)
 
 
 @dataclass(frozen=True)
@@ -191,10 +198,14 @@ class FocalPass:
         return in_blocks(self._sum, block)
 
     def _sum(self, block: Block) -> MeanSums:
+        return sum_rows(self.losses(block), block.weight)
+
+    def losses(self, block: Block) -> NDArray[np.float64]:
+        """Return the loss of each row of a small block."""
         check_block(block.scores, self.kind, "y_prob", block.first)
         loss = proper_focal_loss if self.proper else focal_loss
         z = to_logits(block.scores, self.kind)
-        return sum_rows(loss(temperature_map(z, 1.0), block.codes, self.gamma), block.weight)
+        return loss(temperature_map(z, 1.0), block.codes, self.gamma)
 
 
 def sharpness(
@@ -232,8 +243,9 @@ def sharpness(
     level = check_level(level)
     check_choice("measure", measure, ("entropy", "confidence", "squares"))
     if not is_source(y_prob):
-        scores = as_scores(y_prob, "y_prob")
-        rows, _ = prepare(np.zeros(len(scores), np.int64), scores, sample_weight, input, None)
+        scores = as_array(y_prob, "y_prob")
+        labels = np.zeros(scores.shape[:1] + scores.shape[2:] if scores.ndim > 2 else len(scores), np.int64)
+        rows, _ = prepare(labels, scores, sample_weight, input, None)
     else:
         rows, _ = prepare(y_prob, None, sample_weight, input, None)
     return estimate_mean(rows.map_sum(SharpnessPass(rows.kind, measure)), rows.n, level)

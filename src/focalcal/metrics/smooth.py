@@ -101,7 +101,9 @@ def estimate_smooth(cells: Cells, n: int, level: float, convention: str = "exact
     groups = of_cells(cells, _GROUPS)
     lines = [groups.scaling(smoothed_gap(groups)), groups.uniform()]
     error_of = simulated_error(groups)
-    _, stderr, low, high = interval(groups, lines, error_of, level, draws=_DRAWS, seed=seed)
+    _, stderr, low, high = interval(
+        groups, lines, error_of, level, upper=[groups.roomy()], draws=_DRAWS, seed=seed
+    )
     return Estimate(
         value,
         stderr if n > 1 else float(np.nan),

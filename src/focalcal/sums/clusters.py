@@ -16,8 +16,9 @@ Kish 1965, Survey Sampling; Liang and Zeger 1986.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,21 +58,22 @@ def design_effect(rows: ArrayRows, column: int | None = None) -> float:
     if column is None:
         scores = score_rows(rows)
         return _effect(scores[3], scores[2], rows)
-    place = np.concatenate([score_block(block, rows.kind).probs[:, column] for block in _blocks(rows)])
+    place = np.concatenate([score_block(block, rows.kind).probs[:, column] for block in blocks_of(rows)])
     return _effect(place, (rows.codes == column).astype(np.float64), rows)
 
 
 def score_rows(rows: ArrayRows) -> Array:
     """Return NLL, Brier score, hit and confidence of every row, shape (4, n)."""
     kept = np.empty((4, rows.n))
-    for block in _blocks(rows):
+    for block in blocks_of(rows):
         scored = score_block(block, rows.kind)
         part = slice(block.first, block.first + len(block))
         kept[:, part] = scored.nll, scored.brier, scored.hit, scored.confidence
     return kept
 
 
-def _blocks(rows: ArrayRows) -> Any:
+def blocks_of(rows: ArrayRows) -> Iterator[Block]:
+    """Yield the rows in small blocks."""
     whole = Block(rows.scores, rows.codes, rows.weight)
     return (whole.part(part) for part in row_slices(rows.n, rows.n_classes))
 
@@ -86,8 +88,9 @@ def of_clusters(alone: MeanSums, x: Array, rows: ArrayRows) -> MeanSums:
     total = tally(_cluster(rows), w, 0)
     sums = tally(_cluster(rows), np.where(w > 0, w * x, 0.0), 0)
     means = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
-    ratio = sum_rows(means, total).stderr / alone.stderr if alone.stderr > 0 else 1.0
-    effect = ratio**2 if np.isfinite(ratio) else 1.0
+    ratio = sum_rows(means, total).stderr / alone.stderr if alone.stderr > 0 else np.nan
+    # where no spread can be seen, the rows of a cluster count as copies of one
+    effect = max(ratio**2, 1.0) if np.isfinite(ratio) else _copies(rows)
     return replace(
         alone,
         weight_squared=effect * alone.weight_squared,
@@ -108,7 +111,16 @@ def _effect(place: Array, hit: Array, rows: ArrayRows) -> float:
     residual = w * (hit - rate[bins])
     together = tally(_cluster(rows) * _BINS + bins, residual, 0)
     alone = float(residual @ residual)
-    return max(1.0, float(together @ together) / alone) if alone > 0 else 1.0
+    if alone == 0 or len(np.unique(_cluster(rows))) == 1:
+        return _copies(rows)
+    return max(1.0, float(together @ together) / alone)
+
+
+def _copies(rows: ArrayRows) -> float:
+    """Return the design effect of clusters whose rows all say the same."""
+    w = _weights(rows)
+    together = tally(_cluster(rows), w, 0)
+    return max(1.0, float(together @ together) / float(w @ w))
 
 
 def inflated(sums: BinSums, effect: float) -> BinSums:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,8 +13,9 @@ from focalcal._validate import Input
 from focalcal.intervals.groups import Groups, of_cells
 from focalcal.intervals.simulation import Statistic, draw_rates
 from focalcal.metrics.ks import ks_test
-from focalcal.rows import Block, Rows, in_blocks
+from focalcal.rows import ArrayRows, Block, Rows, in_blocks
 from focalcal.sums.bins import Array
+from focalcal.sums.clusters import design_effect
 from focalcal.sums.events import chance_of, collect, find_column
 from focalcal.sums.judging import prepare
 from focalcal.sums.scoring import score_block
@@ -134,6 +135,8 @@ def test_calibration(
     column = None if of_class is None else find_column(of_class, found)
     if method == "spiegelhalter":
         sums = rows.map_sum(SpiegelhalterPass(rows.kind, column))
+        if isinstance(rows, ArrayRows) and rows.cluster is not None:
+            sums = replace(sums, variance=sums.variance * design_effect(rows, column))
         # certain rows never vary: any miss among them is impossible under calibration
         z = sums.excess / np.sqrt(sums.variance) if sums.variance > 0 else float(sums.excess > 0) * 1e6
         return CalibrationTest(float(z), float(2 * ndtr(-abs(z))), method, rows.n)
