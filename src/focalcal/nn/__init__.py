@@ -7,23 +7,45 @@ except ModuleNotFoundError as error:
         "focalcal.nn needs torch: pip install 'focalcal[torch]'", name="torch"
     ) from error
 
+from focalcal.nn.adafocal import AdaFocalLoss, CalFocalLoss
+from focalcal.nn.aurc import AURCLoss, aurc_loss
+from focalcal.nn.binary import (
+    BinaryLoss,
+    binary_dual_focal_loss,
+    binary_focal_loss,
+    binary_inverse_focal_loss,
+    binary_loss,
+    binary_proper_focal_loss,
+)
 from focalcal.nn.brier import BrierLoss, brier_loss
 from focalcal.nn.dual import DualFocalLoss, dual_focal_loss
 from focalcal.nn.focal import FocalLoss, InverseFocalLoss, focal_loss, inverse_focal_loss
 from focalcal.nn.maps import FocalCalibrationMap, focal_map, inverse_focal_map
+from focalcal.nn.mmce import MMCELoss, mmce_loss, mmce_penalty
 from focalcal.nn.proper import ProperFocalLoss, proper_focal_loss
 from focalcal.nn.schedules import FLSD53, FLSDLoss, SteppedGamma, flsd_loss
 
 __all__ = [
     "FLSD53",
+    "AURCLoss",
+    "AdaFocalLoss",
+    "BinaryLoss",
     "BrierLoss",
+    "CalFocalLoss",
     "DualFocalLoss",
     "FLSDLoss",
     "FocalCalibrationMap",
     "FocalLoss",
     "InverseFocalLoss",
+    "MMCELoss",
     "ProperFocalLoss",
     "SteppedGamma",
+    "aurc_loss",
+    "binary_dual_focal_loss",
+    "binary_focal_loss",
+    "binary_inverse_focal_loss",
+    "binary_loss",
+    "binary_proper_focal_loss",
     "brier_loss",
     "dual_focal_loss",
     "flsd_loss",
@@ -31,5 +53,7 @@ __all__ = [
     "focal_map",
     "inverse_focal_loss",
     "inverse_focal_map",
+    "mmce_loss",
+    "mmce_penalty",
     "proper_focal_loss",
 ]

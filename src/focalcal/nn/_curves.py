@@ -66,11 +66,12 @@ def log_w(s: Tensor, gamma: Gamma) -> Tensor:
         series = 1 / k - u * series
     near = torch.log1p(-entropy_ratio(torch.where(far, 0.0, s)))
     log_x = torch.where(far, torch.log(series) - torch.where(far, s, 0.0), near)
-    if not isinstance(gamma, Tensor):
-        if gamma == -1:
-            return log_x
-        return torch.logaddexp(log_x, math.log1p(gamma) + torch.log(entropy_ratio(s.clamp(min=-60.0))))
-    return torch.logaddexp(log_x, torch.log1p(gamma) + torch.log(entropy_ratio(s.clamp(min=-60.0))))
+    if not isinstance(gamma, Tensor) and gamma == -1:
+        return log_x
+    lead = torch.log((1 + gamma).clamp(min=1e-30)) if isinstance(gamma, Tensor) else math.log1p(gamma)
+    other = lead + torch.log(entropy_ratio(s.clamp(min=-60.0)))
+    # logaddexp, whose second derivative in torch is NaN where the two are far apart
+    return other - logsigmoid(other - log_x)
 
 
 def log_h(s: Tensor, gamma: Gamma) -> Tensor:
