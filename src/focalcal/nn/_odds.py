@@ -34,7 +34,7 @@ class _LabelOdds(torch.autograd.Function):
         share = torch.softmax(rest, 1)
         # share of the largest = exp(largest - logsumexp), at least 1/K: its logarithm loses nothing
         log_rest = rest.amax(1) - share.amax(1).log()
-        return logits.gather(1, index).squeeze(1) - log_rest, share.scatter(1, index, 0.0)
+        return logits.gather(1, index).squeeze(1) - log_rest, share
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -67,10 +67,71 @@ class _LabelOdds(torch.autograd.Function):
 _LabelOdds.forward.__signature__ = inspect.signature(_LabelOdds.forward)  # type: ignore[attr-defined]
 
 
+class _RivalOdds(torch.autograd.Function):
+    r"""As `_LabelOdds`, with the largest share among the classes below the label: π_j, 0 where there is none.
+
+    :math:`\partial\pi_j/\partial z = \pi_j (e_j - \pi)`: one pass over the logits for both gradients.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        odds, share = _LabelOdds.forward(logits, label)
+        below = logits < logits.gather(1, label.unsqueeze(1))
+        rival, place = (share * below).max(1)
+        return odds, rival, share, place
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+        _, rival, share, place = output
+        ctx.mark_non_differentiable(place)
+        ctx.save_for_backward(inputs[1], rival, share, place)
+        ctx.save_for_forward(inputs[1], rival, share, place)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        by_odds, by_rival, by_share, _ = gradients
+        label, rival, share, place = ctx.saved_tensors
+        own = torch.zeros_like(rival) if by_odds is None else by_odds
+        other = torch.zeros_like(rival) if by_rival is None else by_rival * rival
+        found = share * -(own + other).unsqueeze(1)
+        found = found.scatter_add(1, label.unsqueeze(1), own.unsqueeze(1))
+        found = found.scatter_add(1, place.unsqueeze(1), other.unsqueeze(1))
+        if by_share is not None:
+            found = found + share * (by_share - (share * by_share).sum(1, keepdim=True))
+        return found, None
+
+    @staticmethod
+    def jvp(ctx: Any, logits: Tensor, _: None) -> tuple[Tensor, Tensor, Tensor, None]:
+        label, rival, share, place = ctx.saved_tensors
+        moved = logits - (share * logits).sum(1, keepdim=True)
+        by_label = moved.gather(1, label.unsqueeze(1)).squeeze(1)
+        return by_label, rival * moved.gather(1, place.unsqueeze(1)).squeeze(1), share * moved, None
+
+
+_RivalOdds.forward.__signature__ = inspect.signature(_RivalOdds.forward)  # type: ignore[attr-defined]
+
+
 def label_odds(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Return the label's log-odds (n,) and the shares (n, C) of the other classes in 1 − q."""
+    if torch.compiler.is_compiling():  # which does not trace forward-mode rules, and fuses these anyway
+        index = label.unsqueeze(1)
+        rest = logits.scatter(1, index, _LEFT_OUT)
+        return logits.gather(1, index).squeeze(1) - rest.logsumexp(1), torch.softmax(rest, 1)
     found: tuple[Tensor, Tensor] = _LabelOdds.apply(logits, label)  # type: ignore[no-untyped-call]
     return found
+
+
+def rival_odds(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the label's log-odds (n,) and the largest share (n,) of a class below it."""
+    if torch.compiler.is_compiling():
+        s, share = label_odds(logits, label)
+        below = logits < logits.gather(1, label.unsqueeze(1))
+        return s, (share * below).amax(1)
+    found: tuple[Tensor, ...] = _RivalOdds.apply(logits, label)  # type: ignore[no-untyped-call]
+    return found[0], found[1]
 
 
 def class_odds(logits: Tensor) -> Tensor:

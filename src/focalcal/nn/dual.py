@@ -8,7 +8,7 @@ from torch.nn.modules.loss import _WeightedLoss
 
 from focalcal.nn._curve_loss import label_gamma
 from focalcal.nn._curves import focal_curve
-from focalcal.nn._odds import label_odds
+from focalcal.nn._odds import rival_odds
 from focalcal.nn._reduction import (
     GammaLike,
     Reduction,
@@ -77,10 +77,8 @@ def dual_focal_loss(
         )
     rows = arrange(logits, target, weight, ignore_index, 0.0)
     label = rows.label if rows.label is not None else target
-    s, share = label_odds(rows.logits, label)
+    s, rival = rival_odds(rows.logits, label)
     found = label_gamma(gamma, rows, label, s)
-    below = rows.logits < rows.logits.gather(1, label.unsqueeze(1))
-    rival = torch.where(below, share, 0.0).amax(1)
     return reduce_label_losses(rows, focal_curve(s, found) * torch.exp(found * torch.log1p(rival)), reduction)
 
 
