@@ -3,7 +3,7 @@
     python benchmarks/verdict.py [--data ../shared/data] [--write benchmarks/results/verdict.md]
 
 Fitted by NLL on the rows of `val_mask`, judged on the others. Rows that are not independent are judged as
-clusters: the ten prompts of a question in mmlu4, whose rows come prompt by prompt.
+clusters: the ten prompts of a question in mmlu4.
 """
 
 from __future__ import annotations
@@ -44,14 +44,18 @@ def load(path):
     """Return scores, labels, their kind, the rows to fit on, and which question each row asks."""
     with np.load(path) as file:
         kind = "logits" if "logits" in file else "probs"
-        clusters = questions(file["prompt"], file["labels"]) if "prompt" in file.files else None
+        clusters = questions(file) if "prompt" in file.files else None
         return file[kind], file["labels"].astype(np.int64), kind, file["val_mask"], clusters
 
 
-def questions(prompts, labels):
-    number = np.arange(len(prompts)) - np.searchsorted(prompts, prompts)  # within its prompt
-    assert (labels == labels[number]).all()
-    return number
+def questions(file):
+    """Return which question each row asks: rows come subject by subject, and in each prompt by prompt."""
+    subject, labels = file["subject"].astype(int), file["labels"]
+    block = np.cumsum(np.diff(subject * 100 + file["prompt"], prepend=-1) != 0)
+    number = np.arange(len(block)) - np.searchsorted(block, block)
+    _, first, question = np.unique(subject * 10_000 + number, return_index=True, return_inverse=True)
+    assert (labels == labels[first][question]).all()
+    return question
 
 
 def judged(y, scores, kind, cluster):

@@ -48,8 +48,8 @@ def ks_error(
 
     The interval is value ± q·s with q the quantile of sup|B| of a Brownian motion (2.24 at 95 %), which the
     summed residuals' noise tends to, and s² = Σ w²(c − y)²/(Σ w)²; `stderr` is s. It is *conservative*: right
-    near calibration, up to 1.14 times too wide far from it. Measured coverage:
-    ``benchmarks/results/interval_coverage.txt``.
+    near calibration, up to 1.14 times too wide far from it. 95 % intervals covered in 93 to 100 %
+    (``benchmarks/results/interval_coverage.txt``).
 
     References
     ----------

@@ -99,8 +99,8 @@ def selective_risk(
     Temperature scaling can change the order of rows, so AURC judges confidences as a ranking, not as
     probabilities. The standard error follows from
     :math:`\mathrm{AURC} = E[e\,(-\log U)]`, with U the coverage at which a row enters and e its miss, through
-    its influence function; the interval is normal in the logarithm. Measured coverage:
-    ``benchmarks/results/interval_coverage.txt``.
+    its influence function; the interval is normal in the logarithm. 95 % intervals covered in 90 to 98 %
+    (``benchmarks/results/interval_coverage.txt``).
     Beyond 262,144 rows equal cells of 1/1024 of 1 − c enter together.
 
     References
