@@ -109,8 +109,8 @@ def decompose(
     calibration = score − score after recalibration, refinement = the score after it [1]. Isotonic regression
     sees every monotone miscalibration, and fits noise too: its calibration part is biased upward, and the
     interval, an inverted test by simulation, allows for it (*approximate*: 95 % ones covered in 90 to 98 %).
-    A calibrator sees only what its parameters can mend; out of fold its calibration part may be negative: then
-    recalibration costs more than it gains.
+    A calibrator sees only what its parameters can mend; out of fold its calibration part may be negative:
+    then recalibration costs more than it gains.
     A log score after isotonic regression is finite: every pooled probability is a share of the outcomes.
 
     References
