@@ -36,6 +36,8 @@ def cross_entropy_curve(s: Tensor) -> Tensor:
 
 def focal_curve(s: Tensor, gamma: Gamma) -> Tensor:
     r"""Return :math:`-(1-q)^\gamma\log q` for γ ≥ −1."""
+    if not isinstance(gamma, Tensor) and gamma >= 0:  # both factors are at most finite: nothing to balance
+        return -torch.exp(gamma * logsigmoid(-s)) * logsigmoid(s)
     c = s.clamp(max=_SURE)
     ratio = -logsigmoid(c) / torch.sigmoid(-c)  # -log q / (1 - q): 1 where q is 1
     return torch.exp((1 + gamma) * logsigmoid(-s)) * ratio

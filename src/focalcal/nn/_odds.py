@@ -78,8 +78,11 @@ class _RivalOdds(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         odds, share = _LabelOdds.forward(logits, label)
-        below = logits < logits.gather(1, label.unsqueeze(1))
-        rival, place = (share * below).max(1)
+        own = logits.gather(1, label.unsqueeze(1))
+        place = logits.masked_fill(logits >= own, _LEFT_OUT).argmax(1)
+        column = place.unsqueeze(1)
+        # the class found is not below the label where none is
+        rival = torch.where(logits.gather(1, column) < own, share.gather(1, column), 0.0).squeeze(1)
         return odds, rival, share, place
 
     @staticmethod

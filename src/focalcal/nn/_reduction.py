@@ -69,8 +69,11 @@ def reduce_label_losses(rows: Rows, losses: Tensor, reduction: Reduction) -> Ten
     label, valid = rows.label, rows.valid
     if label is None or valid is None:
         raise TypeError("Expected class indices.")
-    share = valid.to(losses.dtype) if rows.weight is None else rows.weight[label] * valid
-    return _reduced(torch.where(valid, losses, 0.0) * share, share, rows.shape, reduction)
+    losses = torch.where(valid, losses, 0.0)
+    if rows.weight is None:
+        return _reduced(losses, valid, rows.shape, reduction)
+    share = rows.weight[label] * valid
+    return _reduced(losses * share, share, rows.shape, reduction)
 
 
 def reduce_class_losses(rows: Rows, losses: Tensor, label_smoothing: float, reduction: Reduction) -> Tensor:
