@@ -184,7 +184,8 @@ class CalFocalLoss(_BinnedFocalLoss):
     -----
     `update` sets :math:`\gamma_b = \lambda E_b`, :math:`E_b` = mean confidence − accuracy of bin b: focal
     loss where the network is overconfident, inverse focal loss where it is underconfident. AdaFocal instead
-    multiplies the γ it had.
+    multiplies the γ it had. The idea is the paper's; that γ below 0 means inverse focal loss, and λ = 20, are
+    choices made here.
 
     References
     ----------
