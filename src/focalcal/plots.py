@@ -52,7 +52,7 @@ class ReliabilityDisplay:
     --------
     >>> display = ReliabilityDisplay.from_predictions([0, 1, 1, 1], [0.25, 0.75, 0.75, 0.75])
     >>> print(display.estimate)  # each of the four rows is a hit at confidence 0.75
-    0.2500 [0.0000, 0.2500] (n=4)
+    0.2500 [0.0000, 0.5987] (n=4)
     """
 
     def __init__(
