@@ -183,3 +183,11 @@ def test_options_are_checked():
             match=r'Expected norm="l1" or "l2" with debiased=True, got "max", whose bias is not known\.',
         ):
             metric([0], [0.5], norm="max", debiased=True)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_sure_rows_without_a_miss_may_still_be_wrong(norm):
+    # were the true rate .86, twenty hits out of twenty would be seen in one sample of twenty
+    found = ece(np.ones(20, int), np.full(20, 0.999), norm=norm)
+    assert found.low == 0
+    assert 0.1 < found.high < 0.25

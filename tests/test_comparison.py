@@ -190,3 +190,11 @@ def test_what_cannot_be_compared_is_an_error():
         compare(y, a, b, input=("probs", "prob"))
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples"):
         compare(y, a, b[:-1])
+
+
+def test_errors_that_vary_together_are_told_apart_better_than_apart():
+    z, y = draw(4000, 4, seed=2, temperature=3.0)  # far over-confident: the signs of the gaps are sure
+    one = compare(y, z, 0.9 * z, input="logits")["ece"]
+    apart = np.hypot(one.a.high - one.a.low, one.b.high - one.b.low)
+    assert one.difference.high - one.difference.low < 0.6 * apart
+    assert one.difference.high < 0
