@@ -86,8 +86,8 @@ def kernel_ece(
 
     The interval inverts a test along the line between the estimated truth and the predictions; the
     distribution is drawn at four points of it and interpolated. It takes rows as independent, also the pixels
-    of an image. It is *approximate*; measured coverage:
-    ``benchmarks/results/interval_coverage.txt``.
+    of an image. It is *approximate*: 95 % intervals of the top class's error covered in 88 to 98 % at 500 rows
+    (60 samples a case, ``benchmarks/results/interval_coverage.txt``).
 
     References
     ----------
