@@ -86,7 +86,7 @@ def kernel_ece(
 
     The interval inverts a test along the line between the estimated truth and the predictions; the
     distribution is drawn at four points of it and interpolated. It takes rows as independent, also the pixels
-    of an image. It is *approximate*: 95 % intervals of the top class's error covered in 88 to 98 % at 500 rows
+    of an image. It is *approximate*: 95 % ones of the top class's error covered in 88 to 98 % at 500 rows
     (60 samples a case, ``benchmarks/results/interval_coverage.txt``).
 
     References
