@@ -46,6 +46,7 @@ NAMES = [
     "temperature_bounds",
     "temperature_map",
     "test_calibration",
+    "to_onnx",
     "top_label_ece",
 ]
 

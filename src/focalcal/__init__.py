@@ -20,6 +20,7 @@ _HOME = {
     "TemperatureScaling": "calibrators",
     "FocalTemperatureScaling": "calibrators",
     "load": "calibrators",
+    "to_onnx": "calibrators.onnx_export",
     "evaluate": "verdicts.appraisal",
     "nll": "metrics",
     "brier": "metrics",

@@ -1,0 +1,150 @@
+"""Calibrators as ONNX models: onnxruntime must say what `transform` says."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fitted import assert_close, fitted, hard_rows
+
+onnx = pytest.importorskip("onnx", reason="onnx is an optional extra: pip install 'focalcal[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX graphs are run by onnxruntime")
+
+from sklearn.exceptions import NotFittedError  # noqa: E402
+
+import focalcal  # noqa: E402
+
+
+def session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    data = model if isinstance(model, str) else model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def run(model, **inputs):
+    return session(model).run(None, inputs)
+
+
+@pytest.mark.parametrize("gamma", [None, -1.0, -0.9, -0.3, 0.0, 1.0, 5.0])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+def test_the_graph_is_the_calibrators_map(gamma, n_classes, dtype, tolerance):
+    for temperature in (0.3, 1.0, 2.5):
+        cal, z = fitted(n_classes, temperature, gamma), hard_rows(n_classes).astype(dtype)
+        log_probs, probs = run(focalcal.to_onnx(cal, dtype=dtype), logits=z)
+        assert log_probs.dtype == probs.dtype == dtype
+        assert_close(log_probs, cal.transform(z.astype(float)), 5 * tolerance)  # of a nat, or of the value
+        np.testing.assert_allclose(probs, cal.predict_proba(z.astype(float)), rtol=0, atol=tolerance)
+        np.testing.assert_array_equal(probs.argmax(axis=1), z.argmax(axis=1))
+
+
+@pytest.mark.parametrize("gamma", [None, -0.5, 2.0])
+def test_ties_stay_ties_and_sure_rows_keep_their_digits(gamma):
+    cal = fitted(3, 1.5, gamma)
+    z = np.array([[2.0, 2.0, -1.0], [7.0, 7.0, 7.0], [25.0, 0.0, 1.0]], np.float32)
+    log_probs, _ = run(focalcal.to_onnx(cal), logits=z)
+    assert log_probs[0, 0] == log_probs[0, 1]
+    assert log_probs[1].tolist() == [log_probs[1, 0]] * 3
+    # for two of the three, p of the top class is 1 in float32; its logarithm has five digits
+    np.testing.assert_allclose(log_probs[2], cal.transform(z[2:].astype(float))[0], rtol=1e-5)
+    assert log_probs[2, 0] < 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_probabilities_are_taken_where_they_were_declared(dtype):
+    cal = fitted(4, 0.8, 1.5, input="probs")
+    p = np.random.default_rng(0).dirichlet(np.ones(4), size=20).astype(dtype)
+    p[0] = [1, 0, 0, 0]
+    log_probs, _ = run(focalcal.to_onnx(cal, dtype=dtype), raw_probs=p)
+    assert_close(log_probs, cal.transform(p), 1e-6 if dtype == "float32" else 1e-12)
+
+
+def test_what_the_model_says_of_itself(tmp_path):
+    cal = focalcal.TemperatureScaling(classes=["cat", "döner"]).fit([[4.0, 0.0]] * 4, ["cat"] * 3 + ["döner"])
+    model = focalcal.to_onnx(cal, tmp_path / "cal.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [(known.domain, known.version) for known in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.output]
+    assert shapes == [["N", 2], ["N", 2]]
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["focalcal_version"] == focalcal.__version__
+    assert facts["calibrator"] == "TemperatureScaling"
+    assert float(facts["temperature"]) == cal.temperature_
+    assert json.loads(facts["classes"]) == ["cat", "döner"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cal.onnx"]  # nothing is left aside
+    log_probs, _ = run(str(tmp_path / "cal.onnx"), logits=np.array([[4, 0]], np.float32))
+    np.testing.assert_allclose(np.exp(log_probs), [[0.75, 0.25]], atol=1e-6)
+
+
+def test_no_rows_are_no_rows():
+    log_probs, probs = run(focalcal.to_onnx(fitted(3, 2.0, 1.0)), logits=np.empty((0, 3), np.float32))
+    assert log_probs.shape == probs.shape == (0, 3)
+
+
+def linear(weight, opset=17, ir_version=8, kind=onnx.TensorProto.FLOAT, outputs=("scores",), free=False):
+    """A classifier z = x W, with its output, or several, as float32 or what is said."""
+    helper = onnx.helper
+    nodes = [helper.make_node("Gemm", ["x", "W"], ["product"])]
+    nodes += [helper.make_node("Cast", ["product"], [name], to=kind) for name in outputs]
+    widths = [None if free else weight.shape[1]]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", weight.shape[0]])],
+        [helper.make_tensor_value_info(name, kind, ["N", *widths]) for name in outputs],
+        [onnx.numpy_helper.from_array(weight, "W")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+@pytest.mark.parametrize(("opset", "ir_version", "free"), [(13, 7, False), (17, 8, True), (22, 10, False)])
+def test_a_classifier_is_followed_by_its_calibrator(tmp_path, opset, ir_version, free):
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32)
+    cal = fitted(3, 0.5, 2.0)
+    model = linear(weight, opset, ir_version, free=free)
+    onnx.save(model, tmp_path / "model.onnx")
+    before = model.SerializeToString()
+    for given in (model, tmp_path / "model.onnx"):
+        joined = focalcal.to_onnx(cal, model=given)
+        assert [known.version for known in joined.opset_import] == [opset]
+        assert [value.name for value in joined.graph.output] == ["log_probs", "probs"]
+        assert_close(run(joined, x=x)[0], cal.transform((x @ weight).astype(float)), 5e-6)
+    assert model.SerializeToString() == before
+
+
+def test_models_that_do_not_fit():
+    cal, weight = fitted(3, 0.5, 2.0), np.ones((4, 3), np.float32)
+    for model in (linear(weight, outputs=("a", "b")), linear(weight, opset=12)):
+        with pytest.raises(ValueError, match="Expected a model of one output and opset 13 or later, got"):
+            focalcal.to_onnx(cal, model=model)
+    double = linear(weight, kind=onnx.TensorProto.DOUBLE)
+    for model in (double, linear(np.ones((4, 5), np.float32))):
+        with pytest.raises(ValueError, match=r"output is float32 of shape \(N, 3\), got float.*in 'scores'"):
+            focalcal.to_onnx(cal, model=model)
+    x = np.ones((2, 4), np.float32)
+    log_probs, _ = run(focalcal.to_onnx(cal, dtype="float64", model=double), x=x)
+    np.testing.assert_allclose(np.exp(log_probs), 1 / 3)
+
+
+def test_wrong_calls():
+    with pytest.raises(TypeError, match="Expected a calibrator of focalcal, got float"):
+        focalcal.to_onnx(1.5)
+    with pytest.raises(NotFittedError):
+        focalcal.to_onnx(focalcal.TemperatureScaling())
+    with pytest.raises(ValueError, match="Expected dtype to be one of 'float32', 'float64', got 'float16'"):
+        focalcal.to_onnx(fitted(2, 1.0), dtype="float16")
+
+
+def test_without_onnx_the_message_says_what_to_install():
+    code = (
+        "import sys; sys.modules['onnx'] = None\nimport focalcal\n"
+        "focalcal.to_onnx(focalcal.TemperatureScaling().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode
+    assert "to_onnx needs onnx: pip install 'focalcal[onnx]'" in ran.stderr
