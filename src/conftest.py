@@ -1,0 +1,9 @@
+"""The examples of an adapter need its library."""
+
+from importlib.util import find_spec
+
+collect_ignore = [
+    f"focalcal/integrations/{library}.py"
+    for library in ("lightning", "torchmetrics", "transformers")
+    if find_spec(library) is None
+]
