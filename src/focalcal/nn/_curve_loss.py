@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from focalcal.nn._compiled import FOCAL, INVERSE, compiled_loss
+from focalcal.nn._curves import focal_curve, inverse_focal_curve, signed_curve
 from focalcal.nn._odds import class_odds, label_odds
 from focalcal.nn._reduction import (
     GammaLike,
@@ -21,6 +24,8 @@ from focalcal.nn._reduction import (
 
 #: A loss of one class by its log-odds and γ.
 Curve = Callable[[Tensor, Any], Tensor]
+
+_KINDS: dict[Curve, int] = {focal_curve: FOCAL, inverse_focal_curve: INVERSE, signed_curve: FOCAL}
 
 
 def curve_loss(
@@ -44,12 +49,20 @@ def rows_loss(
     curve: Curve, gamma: GammaLike, rows: Rows, label_smoothing: float, reduction: Reduction
 ) -> Tensor:
     """Return the loss of rows that are arranged already."""
-    if rows.label is not None and not label_smoothing:
-        s, _ = label_odds(rows.logits, rows.label)
-        return reduce_label_losses(rows, curve(s, label_gamma(gamma, rows, rows.label, s)), reduction)
+    if rows.codes is not None and not label_smoothing:
+        return compiled_loss(
+            _KINDS[curve], gamma, rows, reduction, partial(_label_loss, curve, gamma, reduction)
+        )
     s = class_odds(rows.logits)
     losses = curve(s, _class_gamma(gamma, rows, s))
     return reduce_class_losses(rows, losses, label_smoothing, reduction)
+
+
+def _label_loss(curve: Curve, gamma: GammaLike, reduction: Reduction, rows: Rows) -> Tensor:
+    if rows.label is None:
+        raise TypeError("Expected class indices.")
+    s, _ = label_odds(rows.logits, rows.label)
+    return reduce_label_losses(rows, curve(s, label_gamma(gamma, rows, rows.label, s)), reduction)
 
 
 def label_gamma(gamma: GammaLike, rows: Rows, label: Tensor, s: Tensor) -> float | Tensor:

@@ -20,11 +20,21 @@ class Rows:
     """Logits and targets, one row a sample (or pixel), in float32 or float64."""
 
     logits: Tensor  # (n, C)
-    label: Tensor | None  # (n,), 0 where ignored
+    codes: Tensor | None  # (n,) labels as given
     soft: Tensor | None  # (n, C)
-    valid: Tensor | None  # (n,) bool
     weight: Tensor | None  # (C,)
     shape: torch.Size  # of the target, or of its rows
+    ignore_index: int
+
+    @property
+    def valid(self) -> Tensor | None:
+        """(n,) whether a label is not ignored."""
+        return None if self.codes is None else self.codes != self.ignore_index
+
+    @property
+    def label(self) -> Tensor | None:
+        """(n,) labels, 0 where ignored."""
+        return None if self.codes is None or self.valid is None else self.codes * self.valid
 
     def fold(self, values: Tensor, name: str) -> Tensor:
         """Lay γ out against the rows: (C,) stays one a class; (N, 1, d1, …) becomes (n, 1)."""
@@ -58,10 +68,8 @@ def arrange(
         flat = _flat(target).to(logits.dtype)
         if label_smoothing:
             flat = flat * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-        return Rows(_flat(logits), None, flat, None, weight, shape)
-    label = target.reshape(-1).long()
-    valid = label != ignore_index
-    return Rows(_flat(logits), label * valid, None, valid, weight, shape)
+        return Rows(_flat(logits), None, flat, weight, shape, ignore_index)
+    return Rows(_flat(logits), target.reshape(-1).long(), None, weight, shape, ignore_index)
 
 
 def reduce_label_losses(rows: Rows, losses: Tensor, reduction: Reduction) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
 
 from focalcal.nn._bins import bin_gaps, equal_mass_edges, gathered
+from focalcal.nn._compiled import Steps
 from focalcal.nn._curve_loss import curve_loss
 from focalcal.nn._curves import signed_curve
 from focalcal.nn._reduction import Reduction
@@ -43,7 +44,7 @@ class _BinnedFocalLoss(_WeightedLoss):
         """Return the loss of logits (N, C, d1, …) and their target."""
         return curve_loss(
             signed_curve,
-            self._gamma_of,
+            Steps(self.edges, self.gamma),
             logits,
             target,
             weight=self.weight,
@@ -56,10 +57,6 @@ class _BinnedFocalLoss(_WeightedLoss):
         """Return the number of bins and of updates, and the range of γ."""
         low, high = self.gamma.min().item(), self.gamma.max().item()
         return f"bins={self.bins}, updates={self.updates.item()}, gamma from {low:.3g} to {high:.3g}"
-
-    def _gamma_of(self, log_q: Tensor) -> Tensor:
-        place = torch.bucketize(log_q.exp(), self.edges.to(log_q.dtype), right=True)
-        return self.gamma.to(log_q.dtype)[place]
 
     def _measured(self, predictions: Tensor, target: Tensor, probabilities: bool) -> Tensor:
         """Move the edges to the new bins and return confidence − accuracy of each, 0 for an empty bin."""

@@ -2,16 +2,20 @@ r"""Dual focal loss: :math:`-(1-q_y+q_j)^\gamma\log q_y`, :math:`q_j` the larges
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
 
+from focalcal.nn._compiled import DUAL, compiled_loss
 from focalcal.nn._curve_loss import label_gamma
 from focalcal.nn._curves import focal_curve
 from focalcal.nn._odds import rival_odds
 from focalcal.nn._reduction import (
     GammaLike,
     Reduction,
+    Rows,
     arrange,
     check_gamma,
     check_reduction,
@@ -76,9 +80,14 @@ def dual_focal_loss(
             "Pass integers, or use focal_loss for soft targets."
         )
     rows = arrange(logits, target, weight, ignore_index, 0.0)
-    label = rows.label if rows.label is not None else target
-    s, rival = rival_odds(rows.logits, label)
-    found = label_gamma(gamma, rows, label, s)
+    return compiled_loss(DUAL, gamma, rows, reduction, partial(_dual_loss, gamma, reduction))
+
+
+def _dual_loss(gamma: GammaLike, reduction: Reduction, rows: Rows) -> Tensor:
+    if rows.label is None:
+        raise TypeError("Expected class indices.")
+    s, rival = rival_odds(rows.logits, rows.label)
+    found = label_gamma(gamma, rows, rows.label, s)
     return reduce_label_losses(rows, focal_curve(s, found) * torch.exp(found * torch.log1p(rival)), reduction)
 
 

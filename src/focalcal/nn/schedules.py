@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
 
+from focalcal.nn._compiled import Steps
 from focalcal.nn._reduction import Reduction, check_gamma
 from focalcal.nn.focal import focal_loss
 
@@ -49,11 +51,19 @@ class SteppedGamma:
     def __call__(self, log_q: Tensor) -> Tensor:
         """Return γ for log-probabilities of any shape."""
         gamma = torch.full_like(log_q, self.gammas[0])
-        for threshold, value in zip(self.thresholds, self.gammas[1:], strict=True):
-            # log of a float32 and of a float64 differ: the threshold itself must land above in both
-            edge = math.log(threshold) * (1 + 4 * torch.finfo(log_q.dtype).eps)
+        for edge, value in zip(self._log_edges(log_q.dtype), self.gammas[1:], strict=True):
             gamma = torch.where(log_q >= edge, value, gamma)
         return gamma
+
+    def _log_edges(self, dtype: torch.dtype) -> list[float]:
+        # log of a float32 and of a float64 differ: the threshold itself must land above in both
+        return [math.log(threshold) * (1 + 4 * torch.finfo(dtype).eps) for threshold in self.thresholds]
+
+    @cache  # noqa: B019 - as long-lived as the schedule
+    def steps(self, dtype: torch.dtype) -> Steps | None:
+        """Return γ as the compiled loops take it; None where a γ < 0 is not theirs."""
+        edges = torch.tensor(self._log_edges(dtype), dtype=torch.float64).exp()
+        return Steps(edges, torch.tensor(self.gammas, dtype=torch.float64)) if min(self.gammas) >= 0 else None
 
     def __repr__(self) -> str:
         return f"SteppedGamma({list(self.thresholds)}, {list(self.gammas)})"

@@ -26,5 +26,7 @@ PyObject *fit_sums(PyObject *module, PyObject *args);
 PyObject *survey(PyObject *module, PyObject *args);
 PyObject *judge(PyObject *module, PyObject *args);
 PyObject *map_rows(PyObject *module, PyObject *args);
+PyObject *loss_forward(PyObject *module, PyObject *args);
+PyObject *loss_backward(PyObject *module, PyObject *args);
 
 #endif

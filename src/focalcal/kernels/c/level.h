@@ -44,4 +44,8 @@ const struct loops JOINED(loops_, LEVEL) = {
     .fit_sums_f = fit_sums_f,
     .survey_d = survey_d,
     .survey_f = survey_f,
+    .loss_forward_d = loss_forward_d,
+    .loss_forward_f = loss_forward_f,
+    .loss_backward_d = loss_backward_d,
+    .loss_backward_f = loss_backward_f,
 };

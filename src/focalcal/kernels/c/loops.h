@@ -62,6 +62,34 @@ typedef int survey_function(const struct scores *s, const int64_t *codes, const 
 typedef int fit_function(const struct scores *s, const int64_t *codes, const double *weight, double log_temperature,
                          double gamma, double *sums);
 
+/* A training loss of one label a row, over contiguous arrays; kinds and reductions as in nn/_compiled.py. */
+enum { FOCAL, INVERSE, DUAL }; /* FOCAL with γ < 0: inverse focal of |γ| */
+enum { MEAN, SUM, EACH_ROW };
+
+/* What backward needs of a row: the gradient is exp(z - most) * factor, but `own` at the label, and with `other`
+ * added at the rival's place. */
+struct kept_row {
+    double most, factor, own, other, place;
+};
+
+struct training {
+    ptrdiff_t n, n_classes;
+    int kind, reduction;
+    const void *logits;     /* (n, K) of REAL */
+    const int64_t *labels;
+    const void *weight;     /* (K,) of REAL; NULL: every class weighs 1 */
+    long long ignore_index;
+    double gamma;           /* or, with `steps`, γ by the label's probability: steps[b] from edges[b - 1] on */
+    ptrdiff_t edge_count;
+    const double *edges, *steps;
+    struct kept_row *kept;  /* n of them */
+    double *total;          /* the labels' weights, summed */
+    void *out;              /* of REAL: forward, one loss or n; backward, (n, K) */
+    const void *upstream;   /* backward: gradients of the result, of REAL, `upstream_step` apart (0 for one) */
+    ptrdiff_t upstream_step;
+};
+typedef int loss_function(const struct training *l);
+
 /* One set of loops, each for float64 and float32. */
 struct loops {
     const char *name;
@@ -69,6 +97,7 @@ struct loops {
     int (*elementary_f)(int which, const float *in, float *out, ptrdiff_t n);
     fit_function *fit_sums_d, *fit_sums_f;
     survey_function *survey_d, *survey_f;
+    loss_function *loss_forward_d, *loss_forward_f, *loss_backward_d, *loss_backward_f;
     int (*judge_d)(const struct scores *s, struct judging *to);
     int (*judge_f)(const struct scores *s, struct judging *to);
     int (*map_rows_d)(const struct scores *s, const struct mapping *map);

@@ -92,6 +92,8 @@ static PyMethodDef methods[] = {
     {"map_rows", map_rows, METH_VARARGS, "Map rows to calibrated log-probabilities; False as for judge."},
     {"fit_sums", fit_sums, METH_VARARGS, "Sum losses and their derivatives in (log T, gamma) over rows."},
     {"survey", survey, METH_VARARGS, "Sum what a fit looks at first."},
+    {"loss_forward", loss_forward, METH_VARARGS, "Sum a training loss over rows; False for logits left to torch."},
+    {"loss_backward", loss_backward, METH_VARARGS, "Write its gradient in the logits."},
     {"elementary", elementary, METH_VARARGS, "Apply exp, exp_low, log, log1p or log_half (0 to 4); for tests."},
     {NULL, NULL, 0, NULL},
 };

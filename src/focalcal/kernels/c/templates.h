@@ -18,3 +18,5 @@
 #include "judge_sums.h"
 
 #include "map.h"
+
+#include "loss.h"

@@ -1,0 +1,142 @@
+"""Losses of class indices by the compiled loops: on the CPU, one pass over the logits each way.
+
+Second derivatives, transforms, compilers, other devices and odd values (NaN, labels out of range) are left to
+the formulas in torch, which the loops equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from focalcal import kernels
+from focalcal.nn._reduction import GammaLike, Reduction, Rows
+
+#: Curves and reductions, as loops.h numbers them; a FOCAL curve with γ < 0 is the inverse focal one of |γ|.
+FOCAL, INVERSE, DUAL = range(3)
+_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}
+
+#: Numbers that the loops keep of a row.
+_KEPT = 5
+
+
+@dataclass(frozen=True)
+class Steps:
+    """γ as a step function of the label's probability: `gammas[b]` from `edges[b - 1]` on, float64."""
+
+    edges: Tensor  # (bins - 1,)
+    gammas: Tensor  # (bins,)
+
+    def steps(self, _: torch.dtype) -> Steps | None:
+        """Return γ as the compiled loops take it: itself, on the CPU."""
+        return self if self.gammas.is_cpu else None
+
+    def __call__(self, log_q: Tensor) -> Tensor:
+        """Return γ for log-probabilities of any shape."""
+        place = torch.bucketize(log_q.exp(), self.edges.to(log_q.dtype), right=True)
+        return self.gammas.to(log_q.dtype)[place]
+
+
+class _LeftToTorch(Exception):
+    """The loops met values about which torch says what is to be said."""
+
+
+def compiled_loss(
+    kind: int, gamma: GammaLike, rows: Rows, reduction: Reduction, formula: Callable[[Rows], Tensor]
+) -> Tensor:
+    """Return the reduced loss, by the loops where they serve, else by its `formula` in torch."""
+    if torch.compiler.is_compiling():
+        return formula(rows)
+    known = _known(gamma, rows.logits.dtype) if _serves(rows) else None
+    if known is not None:
+        try:
+            found: Tensor = _CompiledLoss.apply(
+                rows.logits, rows.codes, kind, known, rows, reduction, formula
+            )  # type: ignore[no-untyped-call]
+        except _LeftToTorch:
+            pass
+        else:
+            return found
+    return formula(rows)
+
+
+def _known(gamma: GammaLike, dtype: torch.dtype) -> float | Steps | None:
+    """Return γ as the loops take it, or None."""
+    if isinstance(gamma, (int, float)):
+        return float(gamma) if gamma >= 0 else None
+    steps = getattr(gamma, "steps", None)
+    return steps(dtype) if steps else None
+
+
+def _serves(rows: Rows) -> bool:
+    if kernels.compiled() is None:
+        return False
+    logits, weight = rows.logits, rows.weight
+    if type(logits) not in (Tensor, torch.nn.Parameter) or not logits.is_cpu or not logits.is_contiguous():
+        return False
+    if weight is not None and (weight.requires_grad or not weight.is_contiguous()):
+        return False
+    return not (
+        forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+class _CompiledLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        codes: Tensor,
+        kind: int,
+        gamma: float | Steps,
+        rows: Rows,
+        reduction: Reduction,
+        formula: Callable[[Rows], Tensor],
+    ) -> Tensor:
+        n, n_classes = logits.shape
+        codes, weight, double = codes.contiguous(), rows.weight, logits.dtype == torch.float64
+        kept = torch.empty(n * _KEPT + 1, dtype=torch.float64)
+        out = torch.empty(rows.shape if reduction == "none" else (), dtype=logits.dtype)
+        steps = gamma if isinstance(gamma, Steps) else None
+        head = (double, n, n_classes, kind, _REDUCTIONS[reduction])
+        done = kernels.compiled().loss_forward(
+            *head,
+            0.0 if steps else gamma,
+            len(steps.edges) if steps else 0,
+            logits.data_ptr(),
+            codes.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
+            rows.ignore_index,
+            steps.edges.data_ptr() if steps else 0,
+            steps.gammas.data_ptr() if steps else 0,
+            *(kept.data_ptr(), kept.data_ptr() + 8 * _KEPT * n, out.data_ptr(), 0, 0),
+        )
+        if not done:
+            raise _LeftToTorch
+        ctx.save_for_backward(logits, codes, kept)
+        ctx.head, ctx.rows, ctx.formula = head, rows, formula
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, codes, kept = ctx.saved_tensors
+        (upstream,) = gradients
+        if torch.is_grad_enabled():  # the gradient will be differentiated
+            loss = ctx.formula(replace(ctx.rows, logits=logits))
+            return *torch.autograd.grad(loss, logits, upstream, create_graph=True), *([None] * 6)
+        found = torch.empty_like(logits)
+        upstream = upstream.reshape(-1)
+        kernels.compiled().loss_backward(
+            *ctx.head,
+            *(0.0, 0, logits.data_ptr(), codes.data_ptr(), 0, ctx.rows.ignore_index, 0, 0),
+            *(kept.data_ptr(), kept.data_ptr() + 8 * _KEPT * len(codes), found.data_ptr()),
+            *(upstream.data_ptr(), upstream.stride(0) if len(upstream) > 1 else 0),
+        )
+        return found, *([None] * 6)
