@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 collect_ignore = [
     f"focalcal/integrations/{library}.py"
-    for library in ("lightning", "torchmetrics", "transformers")
+    for library in ("lightning", "torchmetrics")
     if find_spec(library) is None
 ]

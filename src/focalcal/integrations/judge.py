@@ -54,7 +54,7 @@ def as_batch(scores: Any, labels: Any, ignore_index: int) -> Batch:
 
     bfloat16, which NumPy does not have, becomes float32; every other precision stays.
     """
-    scores, labels = _as_numpy(scores), _as_numpy(labels)
+    scores, labels = as_numpy(scores), as_numpy(labels)
     if scores.ndim == 0 or labels.shape != scores.shape[:1] + scores.shape[2:]:
         check_pixels(scores.shape, labels.shape)
     cluster = None
@@ -66,7 +66,8 @@ def as_batch(scores: Any, labels: Any, ignore_index: int) -> Batch:
     return batch if kept.all() else batch.part(kept)
 
 
-def _as_numpy(values: Any) -> NDArray[Any]:
+def as_numpy(values: Any) -> NDArray[Any]:
+    """Return an array or a tensor of any device and dtype as an array."""
     if hasattr(values, "detach"):
         values = values.detach()
         values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).cpu().numpy()
