@@ -16,11 +16,13 @@ NAMES = [
     "BinaryLoss",
     "BrierLoss",
     "CalFocalLoss",
+    "CalibratedModel",
     "DualFocalLoss",
     "FLSD53",
     "FLSDLoss",
     "FocalCalibrationMap",
     "FocalLoss",
+    "FocalTemperature",
     "InverseFocalLoss",
     "MMCELoss",
     "ProperFocalLoss",
@@ -32,6 +34,7 @@ NAMES = [
     "binary_loss",
     "binary_proper_focal_loss",
     "brier_loss",
+    "calibrate",
     "dual_focal_loss",
     "flsd_loss",
     "focal_loss",
@@ -41,6 +44,7 @@ NAMES = [
     "mmce_loss",
     "mmce_penalty",
     "proper_focal_loss",
+    "to_module",
 ]
 
 

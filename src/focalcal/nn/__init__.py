@@ -8,6 +8,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from focalcal.nn.adafocal import AdaFocalLoss, CalFocalLoss
+from focalcal.nn.attach import CalibratedModel, calibrate
 from focalcal.nn.aurc import AURCLoss, aurc_loss
 from focalcal.nn.binary import (
     BinaryLoss,
@@ -18,12 +19,14 @@ from focalcal.nn.binary import (
     binary_proper_focal_loss,
 )
 from focalcal.nn.brier import BrierLoss, brier_loss
+from focalcal.nn.convert import to_module
 from focalcal.nn.dual import DualFocalLoss, dual_focal_loss
 from focalcal.nn.focal import FocalLoss, InverseFocalLoss, focal_loss, inverse_focal_loss
 from focalcal.nn.maps import FocalCalibrationMap, focal_map, inverse_focal_map
 from focalcal.nn.mmce import MMCELoss, mmce_loss, mmce_penalty
 from focalcal.nn.proper import ProperFocalLoss, proper_focal_loss
 from focalcal.nn.schedules import FLSD53, FLSDLoss, SteppedGamma, flsd_loss
+from focalcal.nn.temperature import FocalTemperature
 
 __all__ = [
     "FLSD53",
@@ -32,10 +35,12 @@ __all__ = [
     "BinaryLoss",
     "BrierLoss",
     "CalFocalLoss",
+    "CalibratedModel",
     "DualFocalLoss",
     "FLSDLoss",
     "FocalCalibrationMap",
     "FocalLoss",
+    "FocalTemperature",
     "InverseFocalLoss",
     "MMCELoss",
     "ProperFocalLoss",
@@ -47,6 +52,7 @@ __all__ = [
     "binary_loss",
     "binary_proper_focal_loss",
     "brier_loss",
+    "calibrate",
     "dual_focal_loss",
     "flsd_loss",
     "focal_loss",
@@ -56,4 +62,5 @@ __all__ = [
     "mmce_loss",
     "mmce_penalty",
     "proper_focal_loss",
+    "to_module",
 ]
