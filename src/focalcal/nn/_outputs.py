@@ -189,5 +189,10 @@ def _as_rows(scores: Tensor, labels: Tensor, ignore_index: int) -> tuple[NDArray
     kept = labels != ignore_index
     if not kept.all():
         table, labels = table[kept], labels[kept]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise ValueError(
+            f"Expected labels in 0..{scores.shape[1] - 1}, the columns of the model's output, got "
+            f"{labels.min()}..{labels.max()}. Pass as ignore_index the label of what is to be left out."
+        )
     # copies: the batch may be a view of something larger, or written to again
     return np.array(table.numpy(), order="C"), np.array(labels.numpy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import clone
 from torch import Tensor
@@ -90,7 +91,7 @@ def calibrate(
         indices of shape (N, d1, …). The data must not be those that the model was trained on.
     calibrator : Calibrator, optional
         What to fit a copy of. Default: `FocalTemperatureScaling`. With input="probs" the model's outputs
-        are taken as the probabilities they were declared to be.
+        are taken as the probabilities they were declared to be; `classes` names the columns.
     device : torch.device or str, optional
         Where inputs are sent. Default: where the model's first parameter is. The model is not moved.
     unpack : callable, optional
@@ -134,7 +135,8 @@ def calibrate(
     fitted = FocalTemperatureScaling() if calibrator is None else clone(calibrator)
     with RowStore(check_input(fitted.input), check_count("memory", memory)) as store:
         collect(model, loader, store, device, unpack, ignore_index)
-        fitted.fit(*store.rows())
+        scores, labels = store.rows()
+        fitted.fit(scores, labels if fitted.classes is None else np.asarray(fitted.classes)[labels])
     return CalibratedModel(model, to_module(fitted), fitted)
 
 
