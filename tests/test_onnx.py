@@ -72,9 +72,9 @@ def test_what_the_model_says_of_itself(tmp_path):
     assert shapes == [["N", 2], ["N", 2]]
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert facts["focalcal_version"] == focalcal.__version__
-    assert facts["calibrator"] == "TemperatureScaling"
-    assert float(facts["temperature"]) == cal.temperature_
-    assert json.loads(facts["classes"]) == ["cat", "döner"]
+    assert facts["focalcal_calibrator"] == "TemperatureScaling"
+    assert float(facts["focalcal_temperature"]) == cal.temperature_
+    assert json.loads(facts["focalcal_classes"]) == ["cat", "döner"]
     assert [path.name for path in tmp_path.iterdir()] == ["cal.onnx"]  # nothing is left aside
     log_probs, _ = run(str(tmp_path / "cal.onnx"), logits=np.array([[4, 0]], np.float32))
     np.testing.assert_allclose(np.exp(log_probs), [[0.75, 0.25]], atol=1e-6)
@@ -85,7 +85,7 @@ def test_no_rows_are_no_rows():
     assert log_probs.shape == probs.shape == (0, 3)
 
 
-def linear(weight, opset=17, ir_version=8, kind=onnx.TensorProto.FLOAT, outputs=("scores",), free=False):
+def linear(weight, opset=17, ir_version=8, kind=onnx.TensorProto.FLOAT, outputs=("logits",), free=False):
     """A classifier z = x W, with its output, or several, as float32 or what is said."""
     helper = onnx.helper
     nodes = [helper.make_node("Gemm", ["x", "W"], ["product"])]
@@ -98,7 +98,9 @@ def linear(weight, opset=17, ir_version=8, kind=onnx.TensorProto.FLOAT, outputs=
         [helper.make_tensor_value_info(name, kind, ["N", *widths]) for name in outputs],
         [onnx.numpy_helper.from_array(weight, "W")],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    helper.set_model_props(model, {"classes": "its own"})
+    return model
 
 
 @pytest.mark.parametrize(("opset", "ir_version", "free"), [(13, 7, False), (17, 8, True), (22, 10, False)])
@@ -112,6 +114,7 @@ def test_a_classifier_is_followed_by_its_calibrator(tmp_path, opset, ir_version,
     for given in (model, tmp_path / "model.onnx"):
         joined = focalcal.to_onnx(cal, model=given)
         assert [known.version for known in joined.opset_import] == [opset]
+        assert {"classes", "focalcal_classes"} <= {entry.key for entry in joined.metadata_props}
         assert [value.name for value in joined.graph.output] == ["log_probs", "probs"]
         assert_close(run(joined, x=x)[0], cal.transform((x @ weight).astype(float)), 5e-6)
     assert model.SerializeToString() == before
@@ -124,8 +127,13 @@ def test_models_that_do_not_fit():
             focalcal.to_onnx(cal, model=model)
     double = linear(weight, kind=onnx.TensorProto.DOUBLE)
     for model in (double, linear(np.ones((4, 5), np.float32))):
-        with pytest.raises(ValueError, match=r"output is float32 of shape \(N, 3\), got float.*in 'scores'"):
+        with pytest.raises(
+            ValueError,
+            match=r"output is float32 of shape \(N, 3\), got (FLOAT|DOUBLE) of shape .* in 'logits'",
+        ):
             focalcal.to_onnx(cal, model=model)
+    with pytest.raises(TypeError, match=r"Expected model as an onnx\.ModelProto or the path of one, got int"):
+        focalcal.to_onnx(cal, model=3)
     x = np.ones((2, 4), np.float32)
     log_probs, _ = run(focalcal.to_onnx(cal, dtype="float64", model=double), x=x)
     np.testing.assert_allclose(np.exp(log_probs), 1 / 3)

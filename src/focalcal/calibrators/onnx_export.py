@@ -55,16 +55,17 @@ def to_onnx(
     onnx.ModelProto
         From "logits" ("raw_probs" for a calibrator with input="probs") of shape (N, K), N free, to
         "log_probs" (nats) and "probs" of the same shape. Opset 17; that of `model`, if it is given. The
-        metadata hold the version of focalcal, the family, its parameters and the classes.
+        metadata hold the version of focalcal, the family, its parameters and the classes, as focalcal_….
 
     Raises
     ------
     ImportError
         Without the extra [onnx].
     TypeError
-        For what is no calibrator of focalcal.
+        For what is no calibrator of focalcal, or no ONNX model.
     ValueError
-        For another dtype; a model with several outputs, of another width or dtype, or below opset 13.
+        For another dtype; a model with several outputs, of another width or dtype, below opset 13, or
+        whose names are those of the calibrator's outputs.
     sklearn.exceptions.NotFittedError
         For a calibrator that is not fitted.
 
@@ -119,21 +120,21 @@ def _alone(
         ir_version=ir_version,
     )
     facts = calibrator.to_dict()
-    onnx.helper.set_model_props(
-        made,
-        {
-            "focalcal_version": facts["version"],
-            "calibrator": facts["calibrator"],
-            **{name: repr(value) for name, value in facts["parameters"].items()},
-            "classes": json.dumps(facts["classes"], ensure_ascii=False),
-        },
-    )
+    told = {name: facts[name] for name in ("version", "calibrator")}
+    told |= {name: repr(value) for name, value in facts["parameters"].items()}
+    told["classes"] = json.dumps(facts["classes"], ensure_ascii=False)
+    # a classifier's model may tell of its own classes
+    onnx.helper.set_model_props(made, {f"focalcal_{name}": value for name, value in told.items()})
     return made
 
 
 def _behind(onnx: Any, calibrator: Calibrator, dtype: str, model: Any) -> Any:
     """Return a classifier's model with the calibrator's appended to its output."""
     first = onnx.load(model) if isinstance(model, (str, os.PathLike)) else model
+    if not isinstance(first, onnx.ModelProto):
+        raise TypeError(
+            f"Expected model as an onnx.ModelProto or the path of one, got {type(first).__name__}. Export it."
+        )
     outputs = [(value.name, value.type.tensor_type) for value in first.graph.output]
     opset = next((known.version for known in first.opset_import if known.domain in ("", "ai.onnx")), 0)
     if len(outputs) != 1 or opset < _LOWEST_OPSET:
@@ -148,8 +149,8 @@ def _behind(onnx: Any, calibrator: Calibrator, dtype: str, model: Any) -> Any:
     if kind.elem_type != wanted or len(widths) != 2 or widths[1] not in (0, len(calibrator.classes_)):
         raise ValueError(
             f"Expected a model whose output is {dtype} of shape (N, {len(calibrator.classes_)}), got "
-            f"{onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)} of shape {widths} (0 is free) in "
-            f"{name!r}. Pass dtype as the model has it, and the calibrator that was fitted to this model."
+            f"{onnx.TensorProto.DataType.Name(kind.elem_type)} of shape {widths} (0 is free) in {name!r}. "
+            "Pass dtype as the model has it, and the calibrator that was fitted to this model."
         )
     last = _alone(onnx, calibrator, dtype, opset, first.ir_version)
     joined = onnx.compose.merge_models(first, last, io_map=[(name, _INPUTS[calibrator.input])])

@@ -22,8 +22,8 @@ Unpack = Callable[[Any], tuple[Any, Any]]
 class RowStore:
     """Scores with labels, collected block by block.
 
-    Scores of more than `memory` bytes are written to a temporary file without a name, which the system
-    removes when it is closed, and are read from there by the page.
+    Scores that would take more than `memory` bytes, of which joining them takes half, are written to a
+    temporary file, which the system removes when it is closed, and are read from there by the page.
     """
 
     def __init__(self, kind: Input, memory: int) -> None:
