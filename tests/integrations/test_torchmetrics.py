@@ -207,6 +207,7 @@ def test_two_ranks_equal_one_process(rows, tmp_path):
         (torch.zeros(3, 2), torch.zeros(2).long(), r"got \(3, 2\) and \(2,\)"),
         (torch.zeros(3, 2, 5), torch.zeros(3).long(), r"Expected y_prob of shape \(N, K, d1, …\)"),
         (torch.zeros(3, 2), torch.full((3,), 7), "Expected every label among the 2 classes"),
+        (torch.tensor(1.0), torch.tensor(1), r"Expected scores of shape \(n, K\).+, got shape \(\)"),
         (torch.full((3, 2), torch.nan), torch.zeros(3).long(), "without NaN, got NaN in row 0"),
     ],
 )

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focalcal._settings import check_bins, check_level
-from focalcal._validate import Input, check_input, check_pixels, class_count
+from focalcal._validate import Input, check_input, class_count
+from focalcal.integrations.batches import Batch
 from focalcal.rows import ArrayRows, as_rows
 from focalcal.sums.bins import Array, BinSums, equal_width_edges, find_bin, tally
 from focalcal.sums.clusters import inflated, score_rows
@@ -28,50 +28,6 @@ from focalcal.verdicts.evaluation import Evaluation, evaluation_of
 
 #: Bins of confidence within which residuals are compared, as in `focalcal.sums.clusters`.
 _BINS = 15
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The rows of a batch whose labels count."""
-
-    scores: NDArray[Any]  # (n, K), or (n,) for two classes
-    labels: NDArray[Any]  # (n,)
-    cluster: NDArray[np.int64] | None  # (n,) number of the row's image in the batch; None for plain rows
-
-    @property
-    def unit(self) -> NDArray[np.int64]:
-        """Number of what is independent of the others, (n,): the image, or the row itself."""
-        return np.arange(len(self.labels)) if self.cluster is None else self.cluster
-
-    def part(self, chosen: NDArray[np.bool_]) -> Batch:
-        """Return some of the rows."""
-        cluster = None if self.cluster is None else self.cluster[chosen]
-        return Batch(self.scores[chosen], self.labels[chosen], cluster)
-
-
-def as_batch(scores: Any, labels: Any, ignore_index: int) -> Batch:
-    """Return tensors or arrays (N, K, d1, …) with labels (N, d1, …) as rows in NumPy, on the CPU.
-
-    bfloat16, which NumPy does not have, becomes float32; every other precision stays.
-    """
-    scores, labels = as_numpy(scores), as_numpy(labels)
-    if scores.ndim == 0 or labels.shape != scores.shape[:1] + scores.shape[2:]:
-        check_pixels(scores.shape, labels.shape)
-    cluster = None
-    if scores.ndim > 2:
-        cluster = np.repeat(np.arange(len(labels)), math.prod(labels.shape[1:]))
-        scores, labels = np.moveaxis(scores, 1, -1).reshape(-1, scores.shape[1]), labels.reshape(-1)
-    batch = Batch(scores, labels, cluster)
-    kept = labels != ignore_index
-    return batch if kept.all() else batch.part(kept)
-
-
-def as_numpy(values: Any) -> NDArray[Any]:
-    """Return an array or a tensor of any device and dtype as an array."""
-    if hasattr(values, "detach"):
-        values = values.detach()
-        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).cpu().numpy()
-    return np.asarray(values)
 
 
 @dataclass(frozen=True)
@@ -94,6 +50,7 @@ class Judge:
     Examples
     --------
     >>> import numpy as np
+    >>> from focalcal.integrations.batches import as_batch
     >>> judge = Judge(2, "probs")
     >>> scores, labels = np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([1, -100])
     >>> sums = judge.sums(as_batch(scores, labels, ignore_index=-100))

@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from focalcal._validate import check_input
-from focalcal.integrations.judge import Judge, as_batch
+from focalcal.integrations.batches import as_batch
+from focalcal.integrations.judge import Judge
 from focalcal.verdicts.evaluation import Evaluation
 
 

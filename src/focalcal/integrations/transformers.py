@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from focalcal._settings import check_bins, check_level
 from focalcal._validate import check_input
-from focalcal.integrations.judge import Judge, as_batch, as_numpy
+from focalcal.integrations.batches import as_batch, as_numpy
+from focalcal.integrations.judge import Judge
 from focalcal.verdicts.evaluation import Evaluation
 
 if TYPE_CHECKING:
