@@ -2,7 +2,7 @@
 
     python -P benchmarks/losses.py [--repeats 200] [--cases 256x10,256x1000,64x50257] [--threads 1]
 
-All losses are timed in turn in every repeat of one run; medians count. The naive focal loss (log_softmax,
+All losses are timed in every repeat of one run, in an order that changes; medians count. The naive focal loss (log_softmax,
 gather, power), which gives NaN gradients for γ < 1 on sure rows, and AdaFocal with a loop over samples are there
 for scale.
 """
@@ -10,6 +10,7 @@ for scale.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 import time
@@ -30,12 +31,14 @@ def naive_focal(z, y):
 
 
 def looped_adafocal(z, y):
-    """AdaFocal as research code has it: each sample's bin is searched for in Python."""
+    """AdaFocal as its authors' script has it: samples are read one by one, each bin's limits are tried in turn."""
     log_q = F.log_softmax(z, 1).gather(1, y.unsqueeze(1)).squeeze(1)
-    gammas = []
-    for q in log_q.exp().tolist():
-        place = next((b for b in range(14) if q < (b + 1) / 15), 14)
-        gammas.append(1.0 if place < 10 else -0.5)
+    bins = {b: {"low": b / 15, "high": (b + 1) / 15, "gamma": 1.0 if b < 10 else -0.5} for b in range(15)}
+    q, gammas = log_q.exp(), []
+    for i in range(len(q)):
+        own = q[i].item()
+        place = next((b for b, limits in bins.items() if limits["low"] <= own < limits["high"]), 14)
+        gammas.append(bins[place]["gamma"])
     gamma = torch.tensor(gammas)
     return -((1 - torch.sign(gamma) * log_q.exp()) ** gamma.abs() * log_q).mean()
 
@@ -62,9 +65,11 @@ def measure(n, n_classes, repeats):
     z = torch.randn(n, n_classes, requires_grad=True)
     y = torch.randint(n_classes, (n,))
     times = {name: [] for name in losses()}
-    every = losses()
+    every = list(losses().items())
+    shuffle = random.Random(0).shuffle
     for repeat in range(repeats + 3):
-        for name, loss in every.items():
+        shuffle(every)  # what ran before leaves its marks in the caches
+        for name, loss in every:
             if name == "proper" and repeat % 10 and repeat > 3:
                 continue  # it takes as long as all others together
             z.grad = None

@@ -169,6 +169,7 @@ def test_inference_mode_and_no_grad(calls):
     assert not first.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_forward_mode_and_dispatch_modes_take_the_formulas(calls):
     z, y = torch.randn(5, 3, dtype=torch.double), torch.tensor([0, 1, 2, 0, 1])
     _, tangent = torch.func.jvp(lambda z: fnn.focal_loss(z, y), (z,), (torch.ones_like(z),))

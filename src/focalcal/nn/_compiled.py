@@ -7,7 +7,7 @@ the formulas in torch, which the loops equal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,9 +55,8 @@ def compiled_loss(
     known = _known(gamma, rows.logits.dtype) if _serves(rows) else None
     if known is not None:
         try:
-            found: Tensor = _CompiledLoss.apply(
-                rows.logits, rows.codes, kind, known, rows, reduction, formula
-            )  # type: ignore[no-untyped-call]
+            call = (kind, known, rows, reduction, formula)  # every argument on its own would be unwrapped
+            found: Tensor = _CompiledLoss.apply(rows.logits, rows.codes, call)  # type: ignore[no-untyped-call]
         except _LeftToTorch:
             pass
         else:
@@ -94,12 +93,9 @@ class _CompiledLoss(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         codes: Tensor,
-        kind: int,
-        gamma: float | Steps,
-        rows: Rows,
-        reduction: Reduction,
-        formula: Callable[[Rows], Tensor],
+        call: tuple[int, float | Steps, Rows, Reduction, Callable[[Rows], Tensor]],
     ) -> Tensor:
+        kind, gamma, rows, reduction, formula = call
         n, n_classes = logits.shape
         codes, weight, double = codes.contiguous(), rows.weight, logits.dtype == torch.float64
         kept = torch.empty(n * _KEPT + 1, dtype=torch.float64)
@@ -129,14 +125,15 @@ class _CompiledLoss(torch.autograd.Function):
         logits, codes, kept = ctx.saved_tensors
         (upstream,) = gradients
         if torch.is_grad_enabled():  # the gradient will be differentiated
-            loss = ctx.formula(replace(ctx.rows, logits=logits))
-            return *torch.autograd.grad(loss, logits, upstream, create_graph=True), *([None] * 6)
+            loss = ctx.formula(ctx.rows._replace(logits=logits))
+            return *torch.autograd.grad(loss, logits, upstream, create_graph=True), None, None
         found = torch.empty_like(logits)
-        upstream = upstream.reshape(-1)
+        if upstream.dim():
+            upstream = upstream.reshape(-1)
         kernels.compiled().loss_backward(
             *ctx.head,
             *(0.0, 0, logits.data_ptr(), codes.data_ptr(), 0, ctx.rows.ignore_index, 0, 0),
             *(kept.data_ptr(), kept.data_ptr() + 8 * _KEPT * len(codes), found.data_ptr()),
-            *(upstream.data_ptr(), upstream.stride(0) if len(upstream) > 1 else 0),
+            *(upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0),
         )
-        return found, *([None] * 6)
+        return found, None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +15,14 @@ Reduction = str
 GammaLike = float | Tensor | Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Logits and targets, one row a sample (or pixel), in float32 or float64."""
 
     logits: Tensor  # (n, C)
     codes: Tensor | None  # (n,) labels as given
     soft: Tensor | None  # (n, C)
     weight: Tensor | None  # (C,)
-    shape: torch.Size  # of the target, or of its rows
+    shape: tuple[int, ...]  # of the target, or of its rows
     ignore_index: int
 
     @property
@@ -54,14 +53,11 @@ def arrange(
     logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> Rows:
     """Check and flatten what a loss was given; half precision becomes float32."""
-    _check(logits, target, weight, label_smoothing)
+    shape = _check(logits, target, weight, label_smoothing)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if logits.dim() == 1:
         logits, target = logits.unsqueeze(0), target.unsqueeze(0)
-        shape = torch.Size(())
-    else:
-        shape = torch.Size((logits.shape[0], *logits.shape[2:]))
     if weight is not None:
         weight = weight.to(logits.dtype)
     if target.is_floating_point():
@@ -69,7 +65,8 @@ def arrange(
         if label_smoothing:
             flat = flat * (1 - label_smoothing) + label_smoothing / logits.shape[1]
         return Rows(_flat(logits), None, flat, weight, shape, ignore_index)
-    return Rows(_flat(logits), target.reshape(-1).long(), None, weight, shape, ignore_index)
+    codes = target if target.dim() == 1 else target.reshape(-1)
+    return Rows(_flat(logits), codes.long(), None, weight, shape, ignore_index)
 
 
 def reduce_label_losses(rows: Rows, losses: Tensor, reduction: Reduction) -> Tensor:
@@ -105,7 +102,7 @@ def reduce_rows(rows: Rows, losses: Tensor, reduction: Reduction) -> Tensor:
     return losses.mean() if reduction == "mean" else _reduced(losses, losses, rows.shape, reduction)
 
 
-def _reduced(losses: Tensor, share: Tensor, shape: torch.Size, reduction: Reduction) -> Tensor:
+def _reduced(losses: Tensor, share: Tensor, shape: tuple[int, ...], reduction: Reduction) -> Tensor:
     if reduction == "none":
         return losses.reshape(shape)
     return losses.sum() / share.sum() if reduction == "mean" else losses.sum()
@@ -129,23 +126,24 @@ def _flat(values: Tensor) -> Tensor:
     return values if values.dim() == 2 else values.movedim(1, -1).reshape(-1, values.shape[1])
 
 
-def _check(logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float) -> None:
+def _check(logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float) -> tuple[int, ...]:
+    """Return the shape of the target, or of the rows of a soft one."""
+    size = logits.shape
     if not logits.is_floating_point() or logits.dim() == 0:
         raise ValueError(
             f"Expected floating-point logits of shape (C,) or (N, C, …), got {logits.dtype} of shape "
             f"{tuple(logits.shape)}. Pass scores before the softmax."
         )
-    expected = logits.shape[:0] if logits.dim() == 1 else (logits.shape[0], *logits.shape[2:])
-    if target.is_floating_point():
-        expected = logits.shape
-    if tuple(target.shape) != tuple(expected):
+    shape = size[:0] if len(size) == 1 else size[:1] + size[2:]
+    expected = size if target.is_floating_point() else shape
+    if target.shape != expected:
         raise ValueError(
             f"Expected a target of shape {tuple(expected)} for {target.dtype} and logits of shape "
             f"{tuple(logits.shape)}, got {tuple(target.shape)}. Pass class indices as integers, or "
             "probabilities of the logits' shape as floats."
         )
-    n_classes = logits.shape[0 if logits.dim() == 1 else 1]
-    if weight is not None and tuple(weight.shape) != (n_classes,):
+    n_classes = size[0 if len(size) == 1 else 1]
+    if weight is not None and weight.shape != (n_classes,):
         raise ValueError(
             f"Expected weight of shape ({n_classes},), got {tuple(weight.shape)}. Pass one weight a class."
         )
@@ -153,3 +151,4 @@ def _check(logits: Tensor, target: Tensor, weight: Tensor | None, label_smoothin
         raise ValueError(
             f"Expected label_smoothing in [0, 1], got {label_smoothing}. Choose 0.1, for example."
         )
+    return shape

@@ -2,8 +2,6 @@ r"""The proper part of the focal loss, :math:`\mathrm{FL}_\gamma` before the foc
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
 
@@ -76,7 +74,7 @@ def proper_focal_loss(
                 f"Expected gamma of shape () or one a sample, got {tuple(gamma.shape)}. "
                 "The proper part exists for one gamma in a row: pass a number."
             )
-    rows = replace(rows, logits=inverse_log_probs(rows.logits, folded))
+    rows = rows._replace(logits=inverse_log_probs(rows.logits, folded))
     if isinstance(folded, Tensor) and folded.dim() == 2:
         folded = folded.reshape(rows.shape[0], 1, *rows.shape[1:])
     return rows_loss(focal_curve, folded, rows, label_smoothing, reduction)

@@ -70,11 +70,28 @@ INLINE void keep_loss(const struct loss_tile *t, ptrdiff_t r, double share, stru
 }
 #endif
 
-/* Read a row of logits; 0 for one with a NaN, or an infinite logit other than a masked class's -inf. `x` is
- * scratch of whole vectors, -inf from column k on. */
+/* Put into place r of the tile what a row's logits came to; 0 for a row with an infinite logit (other than a
+ * masked class's -inf) or a label that is masked. `next` is the largest logit below the label's, or -inf. */
+INLINE int NAME(settle_row)(struct loss_tile *t, ptrdiff_t r, REAL own, REAL most, double size, REAL next,
+                            ptrdiff_t place) {
+    blank_loss(t, r);
+    if (!(most < (REAL)INFINITY) || !(own - own == 0)) return 0;
+    t->gap[r] = 1e30;
+    if (most == (REAL)-INFINITY) return 1; /* no other class */
+    t->most[r] = most;
+    t->size[r] = size;
+    t->gap[r] = (double)own - (double)most;
+    if (next > (REAL)-INFINITY) {
+        t->place[r] = place;
+        t->rival[r] = exp((double)next - (double)most) / size;
+    }
+    return 1;
+}
+
+/* Many classes: lanes are classes. `x` is scratch of whole vectors, -inf from column k on. */
 INLINE int NAME(read_loss_row)(const REAL *z, ptrdiff_t k, ptrdiff_t label, REAL *x, int dual,
                                struct loss_tile *t, ptrdiff_t r) {
-    ptrdiff_t padded = (k + LANES - 1) / LANES * LANES;
+    ptrdiff_t padded = (k + LANES - 1) / LANES * LANES, place = 0;
     REAL own = z[label];
     VEC most = NAME(splat)((REAL)-INFINITY), below = most;
     MASK odd = (MASK)(most != most);
@@ -86,11 +103,8 @@ INLINE int NAME(read_loss_row)(const REAL *z, ptrdiff_t k, ptrdiff_t label, REAL
         most = NAME(max)(most, v);
         if (dual) below = NAME(max)(below, NAME(select)((MASK)(v < own), v, NAME(splat)((REAL)-INFINITY)));
     }
-    REAL highest = NAME(largest)(most);
-    if (NAME(any)(odd) || !(highest < (REAL)INFINITY) || !(own - own == 0)) return 0;
-    blank_loss(t, r);
-    t->gap[r] = 1e30;
-    if (highest == (REAL)-INFINITY) return 1; /* no other class */
+    if (NAME(any)(odd)) return 0;
+    REAL highest = NAME(largest)(most), next = dual ? NAME(largest)(below) : (REAL)-INFINITY;
     NAME(wide) size = NAME(widen)(NAME(splat)(0));
     for (ptrdiff_t i = 0; i < padded;) {
         VEC part = NAME(splat)(0); /* short sums: float32 adds up thousands of terms poorly */
@@ -98,44 +112,89 @@ INLINE int NAME(read_loss_row)(const REAL *z, ptrdiff_t k, ptrdiff_t label, REAL
             part += NAME(exp_low)(NAME(load)(x + i) - highest);
         size = NAME(wide_add)(size, NAME(widen)(part));
     }
-    t->most[r] = highest;
-    t->size[r] = NAME(wide_sum)(size);
-    t->gap[r] = (double)own - (double)highest;
-    REAL next = dual ? NAME(largest)(below) : (REAL)-INFINITY;
-    if (next > (REAL)-INFINITY) {
-        while (x[t->place[r]] != next) t->place[r]++;
-        t->rival[r] = exp((double)next - (double)highest) / t->size[r];
+    while (next > (REAL)-INFINITY && x[place] != next) place++;
+    return NAME(settle_row)(t, r, own, highest, NAME(wide_sum)(size), next, place);
+}
+
+/* Few classes: lanes are rows. `x` is scratch of k × LOSS_TILE; a label of -1 leaves its row out. */
+INLINE int NAME(read_loss_columns)(const REAL *z, ptrdiff_t k, const int64_t *labels, ptrdiff_t count, REAL *x,
+                                   int dual, struct loss_tile *t) {
+    REAL label[LOSS_TILE];
+    int fine = 1;
+    for (ptrdiff_t r = 0; r < LOSS_TILE; r++) {
+        label[r] = r < count ? (REAL)labels[r] : -1;
+        for (ptrdiff_t j = 0; j < k; j++) x[j * LOSS_TILE + r] = label[r] < 0 ? 0 : z[r * k + j];
     }
-    return 1;
+    for (ptrdiff_t i = 0; i < LOSS_TILE; i += LANES) {
+        VEC nothing = NAME(splat)((REAL)-INFINITY), own = nothing, most = nothing, next = nothing;
+        VEC size = NAME(splat)(0), place = size, at = NAME(load)(label + i);
+        MASK odd = (MASK)(own != own);
+        for (ptrdiff_t j = 0; j < k; j++) {
+            VEC v = NAME(load)(x + j * LOSS_TILE + i);
+            MASK is_own = (MASK)(at == (REAL)j);
+            odd |= (MASK)(v != v);
+            own = NAME(select)(is_own, v, own);
+            v = NAME(select)(is_own, nothing, v);
+            most = NAME(max)(most, v);
+            NAME(store)(x + j * LOSS_TILE + i, v);
+        }
+        for (ptrdiff_t j = 0; j < k; j++) {
+            VEC v = NAME(load)(x + j * LOSS_TILE + i);
+            size += NAME(exp_low)(v - most);
+            MASK nearer = (MASK)(v < own) & (MASK)(v > next);
+            if (!dual) continue;
+            next = NAME(select)(nearer, v, next);
+            place = NAME(select)(nearer, NAME(splat)((REAL)j), place);
+        }
+        for (int r = 0; r < LANES; r++) {
+            if (label[i + r] < 0) continue;
+            ptrdiff_t rival = (ptrdiff_t)place[r];
+            if (odd[r] || !NAME(settle_row)(t, i + r, own[r], most[r], size[r], next[r], rival)) fine = 0;
+        }
+    }
+    return fine;
+}
+
+/* Read a tile's rows; DONE, INVALID for values that are left to torch, or WRONG_CODE. */
+INLINE int NAME(read_loss_tile)(const struct training *l, ptrdiff_t first, ptrdiff_t count, REAL *x,
+                                struct loss_tile *t, double *shares) {
+    int64_t labels[LOSS_TILE];
+    ptrdiff_t k = l->n_classes;
+    const REAL *z = (const REAL *)l->logits + first * k;
+    for (ptrdiff_t r = 0; r < LOSS_TILE; r++) {
+        labels[r] = r < count ? l->labels[first + r] : l->ignore_index;
+        shares[r] = 0;
+        blank_loss(t, r);
+        if (labels[r] == l->ignore_index) {
+            labels[r] = -1;
+            continue;
+        }
+        if (labels[r] < 0 || labels[r] >= k) return WRONG_CODE;
+        shares[r] = l->weight ? ((const REAL *)l->weight)[labels[r]] : 1;
+    }
+    if (k < NARROW) return NAME(read_loss_columns)(z, k, labels, count, x, l->kind == DUAL, t) ? DONE : INVALID;
+    for (ptrdiff_t r = 0; r < count; r++) {
+        if (labels[r] < 0) continue;
+        if (!NAME(read_loss_row)(z + r * k, k, labels[r], x, l->kind == DUAL, t, r)) return INVALID;
+    }
+    return DONE;
 }
 
 /* Sum the losses of all rows; see struct training. */
 static int NAME(loss_forward)(const struct training *l) {
-    ptrdiff_t k = l->n_classes, padded = (k + LANES - 1) / LANES * LANES;
-    size_t bytes = ((size_t)padded * sizeof(REAL) + 63) / 64 * 64;
-    REAL *x = aligned_alloc(64, bytes);
+    ptrdiff_t k = l->n_classes, items = k < NARROW ? k * LOSS_TILE : (k + LANES - 1) / LANES * LANES;
+    REAL *x = aligned_alloc(64, ((size_t)items * sizeof(REAL) + 63) / 64 * 64);
     if (!x) return NO_MEMORY;
-    for (ptrdiff_t j = 0; j < padded; j++) x[j] = (REAL)-INFINITY;
+    for (ptrdiff_t j = 0; j < items; j++) x[j] = (REAL)-INFINITY;
     double sum = 0, total = 0, shares[LOSS_TILE];
     struct loss_tile t;
     memset(&t, 0, sizeof t);
+    int status = DONE;
     for (ptrdiff_t first = 0; first < l->n; first += LOSS_TILE) {
         ptrdiff_t count = l->n - first < LOSS_TILE ? l->n - first : LOSS_TILE;
-        for (ptrdiff_t r = 0; r < LOSS_TILE; r++) {
-            int64_t label = r < count ? l->labels[first + r] : l->ignore_index;
-            shares[r] = 0;
-            blank_loss(&t, r);
-            if (label == l->ignore_index) continue;
-            int status = label < 0 || label >= k ? WRONG_CODE : DONE;
-            const REAL *row = (const REAL *)l->logits + (first + r) * k;
-            if (status == DONE && !NAME(read_loss_row)(row, k, label, x, l->kind == DUAL, &t, r)) status = INVALID;
-            if (status != DONE) {
-                free(x);
-                return status;
-            }
-            shares[r] = l->weight ? ((const REAL *)l->weight)[label] : 1;
-        }
-        loss_curves(&t, LOSS_TILE, l);
+        status = NAME(read_loss_tile)(l, first, count, x, &t, shares);
+        if (status != DONE) break;
+        loss_curves(&t, count, l);
         for (ptrdiff_t r = 0; r < count; r++) {
             double loss = shares[r] == 0 ? 0 : shares[r] * t.loss[r];
             sum += loss;
@@ -147,7 +206,12 @@ static int NAME(loss_forward)(const struct training *l) {
     free(x);
     *l->total = total;
     if (l->reduction != EACH_ROW) *(REAL *)l->out = (REAL)(l->reduction == MEAN ? sum / total : sum);
-    return DONE;
+    return status;
+}
+
+/* The gradient in the logits other than the label's. */
+INLINE VEC NAME(slopes)(const REAL *z, REAL most, REAL factor) {
+    return NAME(exp_low)(NAME(min)(NAME(load)(z) - most, NAME(splat)(0))) * factor;
 }
 
 /* Write the gradient in the logits, row by row, for upstream gradients of loss_forward's result. */
@@ -163,15 +227,16 @@ static int NAME(loss_backward)(const struct training *l) {
             memset(to, 0, (size_t)k * sizeof(REAL));
             continue;
         }
-        ptrdiff_t i = 0;
-        for (; i + LANES <= k; i += LANES)
-            NAME(store)(to + i, NAME(exp_low)(NAME(min)(NAME(load)(z + i) - most, NAME(splat)(0))) * factor);
-        if (i < k) {
+        if (k < LANES) {
             REAL part[LANES];
-            for (ptrdiff_t j = 0; j < LANES; j++) part[j] = i + j < k ? z[i + j] : most;
-            VEC last = NAME(exp_low)(NAME(min)(NAME(load)(part) - most, NAME(splat)(0))) * factor;
-            NAME(store)(part, last);
-            for (ptrdiff_t j = i; j < k; j++) to[j] = part[j - i];
+            for (ptrdiff_t j = 0; j < LANES; j++) part[j] = j < k ? z[j] : most;
+            NAME(store)(part, NAME(slopes)(part, most, factor));
+            for (ptrdiff_t j = 0; j < k; j++) to[j] = part[j];
+        }
+        /* the last vector may overlap the one before */
+        for (ptrdiff_t i = 0; i < k && k >= LANES; i += LANES) {
+            ptrdiff_t at = i < k - LANES ? i : k - LANES;
+            NAME(store)(to + at, NAME(slopes)(z + at, most, factor));
         }
         to[l->labels[r]] = (REAL)(kept.own * scale);
         if (l->kind == DUAL) to[(ptrdiff_t)kept.place] += (REAL)(kept.other * scale);
