@@ -157,3 +157,17 @@ def test_wrong_input_is_named():
         AdaFocalLoss().update(torch.zeros(3, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="Expected at least one validation row"):
         AdaFocalLoss().update(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+
+
+def test_moving_a_network_does_not_round_the_state():
+    loss = AdaFocalLoss(weight=torch.ones(6))
+    loss.update(*(torch.tensor(part) for part in next(recorded())))
+    before = loss.gamma.clone()
+    network = torch.nn.ModuleList([loss, torch.nn.Linear(2, 2)]).to(torch.bfloat16)
+    assert network[1].weight.dtype == loss.weight.dtype == torch.bfloat16
+    assert torch.equal(loss.gamma, before)
+    assert loss.edges.dtype == torch.float64
+    away = copy.deepcopy(loss).to("meta")
+    assert away.gamma.is_meta
+    assert away.edges.is_meta
+    assert set(away.state_dict()) == {"gamma", "edges", "updates", "weight"}

@@ -5,6 +5,9 @@ Both keep their bins in buffers, so that checkpoints resume exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _WeightedLoss
@@ -52,6 +55,17 @@ class _BinnedFocalLoss(_WeightedLoss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .half() must not round the state, and a device without float64 takes float32
+        state = {name: getattr(self, name) for name in ("gamma", "edges")}
+        device = fn(torch.empty(0)).device
+        for name in state:
+            setattr(self, name, torch.empty(0))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in state.items():
+            setattr(self, name, values.to(device, torch.float32 if device.type == "mps" else torch.float64))
+        return self
 
     def extra_repr(self) -> str:
         """Return the number of bins and of updates, and the range of γ."""
