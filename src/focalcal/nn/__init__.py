@@ -22,11 +22,11 @@ from focalcal.nn.brier import BrierLoss, brier_loss
 from focalcal.nn.convert import to_module
 from focalcal.nn.dual import DualFocalLoss, dual_focal_loss
 from focalcal.nn.focal import FocalLoss, InverseFocalLoss, focal_loss, inverse_focal_loss
-from focalcal.nn.maps import FocalCalibrationMap, focal_map, inverse_focal_map
+from focalcal.nn.maps import focal_map, inverse_focal_map
 from focalcal.nn.mmce import MMCELoss, mmce_loss, mmce_penalty
 from focalcal.nn.proper import ProperFocalLoss, proper_focal_loss
 from focalcal.nn.schedules import FLSD53, FLSDLoss, SteppedGamma, flsd_loss
-from focalcal.nn.temperature import FocalTemperature
+from focalcal.nn.temperature import FocalCalibrationMap, FocalTemperature
 
 __all__ = [
     "FLSD53",

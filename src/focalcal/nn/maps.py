@@ -1,8 +1,7 @@
-r"""The focal calibration map and its inverse on tensors, and the map as an output layer."""
+r"""The focal calibration map and its inverse on tensors."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from focalcal.nn._curves import Gamma, log_h
@@ -90,60 +89,6 @@ def inverse_focal_map(logits: Tensor, gamma: Gamma) -> Tensor:
     return _restore(inverse_log_probs(rows, folded), logits)
 
 
-class FocalCalibrationMap(torch.nn.Module):
-    r"""An output layer that turns the logits of a network trained with focal loss into log-probabilities.
-
-    Parameters
-    ----------
-    gamma : float
-        γ ≥ −1, that of the focal loss; > −1 if it is to be learnt.
-    learnable : bool
-        Make γ a parameter: stored as log(1 + γ), so that γ stays above −1.
-
-    Raises
-    ------
-    ValueError
-        For γ out of its range.
-
-    Examples
-    --------
-    >>> import torch
-    >>> layer = FocalCalibrationMap(1.0)
-    >>> layer(torch.log(torch.tensor([[0.25, 0.75]]))).exp()
-    tensor([[0.1240, 0.8760]])
-    """
-
-    def __init__(self, gamma: float, learnable: bool = False) -> None:
-        check_gamma(gamma, -1.0)
-        if learnable and gamma == -1:
-            raise ValueError("Expected gamma > -1 for a learnable map, got -1. Start at -0.9, for example.")
-        super().__init__()
-        self.learnable = learnable
-        if learnable:
-            self.log1p_gamma = torch.nn.Parameter(torch.log1p(torch.tensor(float(gamma))))
-        else:
-            self.register_buffer("frozen_gamma", torch.tensor(float(gamma), dtype=torch.float64))
-            self._number = float(gamma)
-
-    @property
-    def gamma(self) -> Tensor:
-        """γ, a scalar tensor."""
-        return torch.expm1(self.log1p_gamma) if self.learnable else torch.as_tensor(self.frozen_gamma)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """Return log-probabilities of the logits' shape (N, C, d1, …)."""
-        return focal_map(logits, self.gamma if self.learnable else self._number)
-
-    def extra_repr(self) -> str:
-        """Return γ and whether it is learnt."""
-        return f"gamma={self.gamma.item():.4g}, learnable={self.learnable}"
-
-    def _load_from_state_dict(self, *args: object, **options: object) -> None:
-        super()._load_from_state_dict(*args, **options)
-        if not self.learnable:
-            self._number = float(torch.as_tensor(self.frozen_gamma))
-
-
 def _rows(logits: Tensor, gamma: Gamma) -> tuple[Tensor, Gamma]:
     check_gamma(gamma, -1.0)
     wide = logits.float() if logits.dtype.itemsize == 2 else logits
@@ -162,4 +107,4 @@ def _rows(logits: Tensor, gamma: Gamma) -> tuple[Tensor, Gamma]:
 def _restore(rows: Tensor, like: Tensor) -> Tensor:
     if like.dim() == 1:
         return rows.squeeze(0)
-    return rows if like.dim() == 2 else rows.reshape(like.shape[0], *like.shape[2:], -1).movedim(-1, 1)
+    return rows if like.dim() == 2 else rows.reshape(like.shape[0], *like.shape[2:], like.shape[1]).movedim(-1, 1)

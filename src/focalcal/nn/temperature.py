@@ -116,3 +116,32 @@ class FocalTemperature(torch.nn.Module):
             )
         if not self.learnable:
             self._numbers = check_temperature(numbers[0]), check_gamma(numbers[1])
+
+
+class FocalCalibrationMap(FocalTemperature):
+    r"""An output layer that turns the logits of a network trained with focal loss into log-probabilities.
+
+    Parameters
+    ----------
+    gamma : float
+        γ ≥ −1, that of the focal loss; > −1 if it is to be learnt.
+    learnable : bool
+        Make γ a parameter; the temperature stays 1.
+
+    Raises
+    ------
+    ValueError
+        For γ out of its range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = FocalCalibrationMap(1.0)
+    >>> layer(torch.log(torch.tensor([[0.25, 0.75]]))).exp()
+    tensor([[0.1240, 0.8760]])
+    """
+
+    def __init__(self, gamma: float, learnable: bool = False) -> None:
+        super().__init__(1.0, gamma, learnable)
+        if learnable:
+            self.log_temperature.requires_grad_(False)
