@@ -49,7 +49,7 @@ def main():
     parser.set_defaults(epochs=12)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     images = load(options.data, options.folder, options.rows)
     print(describe_machine(("focalcal", "torch")))
     n = f"{len(images.y_train)} training, {len(images.y_val)} validation, {len(images.y_test)} test images"

@@ -100,12 +100,10 @@ def small_network(images: Images) -> nn.Module:
     channels, height = images.x_train.shape[1:3]
     side = height // 4
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.Conv2d(channels, 16, 5, stride=2, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(32 * side * side, 64),
         nn.ReLU(),
