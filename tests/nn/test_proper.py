@@ -115,6 +115,7 @@ def test_the_layer_frozen_and_learnt():
     optimizer.step(closure)
     assert 0.8 < learnt.gamma < 2.5
     torch.testing.assert_close(copy.deepcopy(learnt)(z), learnt(z))
+    assert fnn.focal_map(torch.zeros(0, 3, 2, 5), 1.0).shape == (0, 3, 2, 5)
     assert "learnable=True" in repr(learnt)
     with pytest.raises(ValueError, match="Expected gamma > -1 for a learnable map"):
         fnn.FocalCalibrationMap(-1, learnable=True)

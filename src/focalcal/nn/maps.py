@@ -105,6 +105,7 @@ def _rows(logits: Tensor, gamma: Gamma) -> tuple[Tensor, Gamma]:
 
 
 def _restore(rows: Tensor, like: Tensor) -> Tensor:
-    if like.dim() == 1:
-        return rows.squeeze(0)
-    return rows if like.dim() == 2 else rows.reshape(like.shape[0], *like.shape[2:], like.shape[1]).movedim(-1, 1)
+    if like.dim() < 3:
+        return rows if like.dim() == 2 else rows.squeeze(0)
+    n, n_classes, *rest = like.shape
+    return rows.reshape(n, *rest, n_classes).movedim(-1, 1)
