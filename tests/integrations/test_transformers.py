@@ -1,6 +1,8 @@
 """The loss and the metrics through the real Trainer."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -269,3 +271,9 @@ def test_metrics_without_rows_and_after_a_break():
         metrics(((np.zeros((4, 2)), np.zeros(4)), np.array([0, 1, 0, 1])))
     with pytest.raises(ValueError, match='Expected input="logits" or input="probs"'):
         CalibrationMetrics(input="p")
+
+
+def test_neither_library_is_imported():
+    code = "import sys, focalcal.integrations.transformers as here\n"
+    code += "here.CalibrationMetrics(), sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -50,7 +50,7 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
         Attribute of the LightningModule that holds a loss with `update`, such as `focalcal.nn.AdaFocalLoss`:
         in `Trainer.fit` it is updated with the logits of each validation epoch.
     dataloader : int
-        Which of several validation dataloaders to take.
+        Which of several validation dataloaders to take; a Trainer has one such callback.
     bins : int
         Bins of the calibration errors.
     ignore_index : int
