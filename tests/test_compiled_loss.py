@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from focalcal import kernels
+from focalcal import inverse_focal_map, kernels
 from test_compiled import LEVELS, needs_build
 
 pytestmark = needs_build
@@ -166,3 +167,49 @@ def test_what_torch_must_judge_is_left_to_it(rows, value, place):
     for wrong in (-1, 11):
         y[3] = wrong
         assert run(rows, z, y, FOCAL, 2.0) is None
+
+
+def inverse(rows, z, gamma, upstream=None):
+    out = np.full_like(z, np.nan)
+    loop = rows.inverse_rows if upstream is None else rows.inverse_pull
+    done = loop(z.dtype == np.float64, *z.shape, gamma, address(z), address(upstream), address(out))
+    return out if done else None
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 7, 8, 9, 100])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 3.0])
+def test_the_inverse_map(rows, k, dtype, gamma):
+    z, _ = problem(k, dtype, n=60)
+    z *= np.logspace(-1, 3, 60, dtype=dtype)[:, None]  # up to thousands of nats
+    z[7, 1:] = -np.inf
+    z[8, 0] = -np.inf
+    found = inverse(rows, z, gamma)
+    expected = inverse_focal_map(z.astype(float) - logsumexp(z.astype(float), axis=1, keepdims=True), gamma)
+    tight = {"rtol": 3e-6, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(found, expected, **tight)
+
+
+@pytest.mark.parametrize("k", [2, 5, 8, 19])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_gradient_of_the_inverse_map(rows, k, gamma):
+    z, _ = problem(k, "float64", n=12)
+    by = np.random.default_rng(1).normal(size=z.shape)
+    found = inverse(rows, inverse(rows, z, gamma), gamma, by)
+    step = 1e-5
+    numerical = np.empty_like(z)
+    for j in range(k):
+        aside = step * (np.arange(k) == j)
+        moved = inverse(rows, z + aside, gamma) - inverse(rows, z - aside, gamma)
+        numerical[:, j] = (moved * by).sum(axis=1) / (2 * step)
+    np.testing.assert_allclose(found, numerical, atol=1e-7)
+    single = inverse(rows, found.astype(np.float32), gamma, by.astype(np.float32))
+    assert np.isfinite(single).all()
+
+
+def test_rows_that_the_inverse_leaves_to_torch(rows):
+    for value in (np.nan, np.inf):
+        z = np.zeros((3, 5))
+        z[1, 4] = value
+        assert inverse(rows, z, 1.0) is None
+    assert inverse(rows, np.full((1, 3), -np.inf), 1.0) is None

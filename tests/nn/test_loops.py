@@ -47,13 +47,13 @@ class Recorder(TorchDispatchMode):
 def calls(monkeypatch):
     """Count what the loops do, and let a test turn them off."""
     found = {"loops": 0, "on": True}
-    serves, apply = _compiled._serves, _compiled._CompiledLoss.apply
+    plain, apply = _compiled._plain, _compiled._CompiledLoss.apply
 
     def counted(*arguments):
         found["loops"] += 1
         return apply(*arguments)
 
-    monkeypatch.setattr(_compiled, "_serves", lambda rows: found["on"] and serves(rows))
+    monkeypatch.setattr(_compiled, "_plain", lambda values: found["on"] and plain(values))
     monkeypatch.setattr(_compiled._CompiledLoss, "apply", counted)
     return found
 
@@ -181,3 +181,22 @@ def test_forward_mode_and_dispatch_modes_take_the_formulas(calls):
         fnn.focal_loss(z, y)
     assert recorder.found
     assert calls["loops"] == 0
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0, 20.0])
+@pytest.mark.parametrize("k", [2, 3, 10, 100])
+def test_the_inverse_map_and_its_gradient_equal_the_formulas(calls, gamma, k):
+    z = torch.randn(50, k, dtype=torch.double) * torch.logspace(-1, 2, 50, dtype=torch.double)[:, None]
+    z[:5, 0] = -torch.inf
+    z.requires_grad_()
+    by = torch.rand_like(z)
+
+    def value_and_gradient():
+        log_q = fnn.inverse_focal_map(z, gamma)
+        return log_q.detach(), torch.autograd.grad(log_q.masked_fill(z.isneginf(), 0.0), z, by)[0]
+
+    calls["on"] = True
+    found = value_and_gradient()
+    calls["on"] = False
+    for a, b in zip(found, value_and_gradient()):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

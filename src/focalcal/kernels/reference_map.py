@@ -124,10 +124,9 @@ def _falling_root(function: Callable[[Matrix], Matrix], high: Matrix) -> Matrix:
         low = np.where(f_low < 0, low - width, low)
         f_low = function(low)
     for _ in range(200):
-        new = np.where(
-            f_low == f_high, low, (low * f_high - high * f_low) / (f_high - f_low + (f_low == f_high))
-        )
-        new = np.clip(new, low, high)
+        # in this order a row with one possible class, whose root is far away, does not overflow
+        share = np.where(f_low == f_high, 0.0, f_low / (f_low - f_high + (f_low == f_high)))
+        new = np.clip(low + (high - low) * share, low, high)
         value = function(new)
         above = value > 0
         f_high = np.where(above, np.where(low == new, f_high, f_high / 2), value)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from focalcal import kernels
+from focalcal.nn._curves import Gamma
 from focalcal.nn._reduction import GammaLike, Reduction, Rows
 
 #: Curves and reductions, as loops.h numbers them; a FOCAL curve with γ < 0 is the inverse focal one of |γ|.
@@ -72,13 +73,35 @@ def _known(gamma: GammaLike, dtype: torch.dtype) -> float | Steps | None:
     return steps(dtype) if steps else None
 
 
+def compiled_inverse(logits: Tensor, gamma: Gamma) -> Tensor | None:
+    """Return log q (n, C) with φ_γ(q) = softmax(logits), or None where the loops do not serve."""
+    return _inverse("inverse_rows", logits, None, gamma)
+
+
+def compiled_pull(log_q: Tensor, by_log_q: Tensor, gamma: Gamma) -> Tensor | None:
+    """Return its gradient in the logits (n, C) for one in log q, or None where the loops do not serve."""
+    return _inverse("inverse_pull", log_q, by_log_q.contiguous(), gamma)
+
+
+def _inverse(name: str, rows: Tensor, upstream: Tensor | None, gamma: Gamma) -> Tensor | None:
+    if torch.compiler.is_compiling() or isinstance(gamma, Tensor) or gamma < 0 or not _plain(rows):
+        return None
+    out, double = torch.empty_like(rows), rows.dtype == torch.float64
+    addresses = rows.data_ptr(), 0 if upstream is None else upstream.data_ptr(), out.data_ptr()
+    done = getattr(kernels.compiled(), name)(double, *rows.shape, gamma, *addresses)
+    return out if done else None
+
+
 def _serves(rows: Rows) -> bool:
+    weight = rows.weight
+    return _plain(rows.logits) and (weight is None or (weight.is_contiguous() and not weight.requires_grad))
+
+
+def _plain(values: Tensor) -> bool:
+    """Return whether the values lie in this process's memory, and nothing but autograd follows them."""
     if kernels.compiled() is None:
         return False
-    logits, weight = rows.logits, rows.weight
-    if type(logits) not in (Tensor, torch.nn.Parameter) or not logits.is_cpu or not logits.is_contiguous():
-        return False
-    if weight is not None and (weight.requires_grad or not weight.is_contiguous()):
+    if type(values) not in (Tensor, torch.nn.Parameter) or not values.is_cpu or not values.is_contiguous():
         return False
     return not (
         forward_ad._current_level >= 0

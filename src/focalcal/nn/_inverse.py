@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from focalcal.nn._compiled import compiled_inverse, compiled_pull
 from focalcal.nn._curves import Gamma, log_h, log_h_by_gamma, log_h_slope
 from focalcal.nn._odds import class_odds
 
@@ -35,6 +36,12 @@ _OUTER, _INNER = 18, 8
 
 def solve(logits: Tensor, gamma: Gamma) -> Tensor:
     """Return log q (n, C) with φ_γ(q) = softmax(logits); γ is a number or a tensor (n, 1)."""
+    found = compiled_inverse(logits, gamma)
+    return _nested(logits, gamma) if found is None else found
+
+
+def _nested(logits: Tensor, gamma: Gamma) -> Tensor:
+    """Return it by Newton's method for the others within Newton's method for the top class, safeguarded."""
     top = logits.argmax(1, keepdim=True)
     is_top = torch.zeros_like(logits, dtype=torch.bool).scatter(1, top, True)
     below = (logits - logits.gather(1, top)).clamp(min=-1e30).masked_fill(is_top, -1e30)
@@ -164,6 +171,9 @@ class _InverseFocalMap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         log_q, *rest = ctx.saved_tensors
         gamma = rest[0] if rest else ctx.gamma
+        found = None if torch.is_grad_enabled() else compiled_pull(log_q, gradients[0], gamma)
+        if found is not None:
+            return found, None
         at = _linearise(log_q, gamma)
         by_logits = _pull(at, gradients[0])
         if not ctx.needs_input_grad[1]:

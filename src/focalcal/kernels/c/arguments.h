@@ -27,6 +27,8 @@ PyObject *survey(PyObject *module, PyObject *args);
 PyObject *judge(PyObject *module, PyObject *args);
 PyObject *map_rows(PyObject *module, PyObject *args);
 PyObject *loss_forward(PyObject *module, PyObject *args);
+PyObject *inverse_rows(PyObject *module, PyObject *args);
+PyObject *inverse_pull(PyObject *module, PyObject *args);
 PyObject *loss_backward(PyObject *module, PyObject *args);
 
 #endif

@@ -48,4 +48,8 @@ const struct loops JOINED(loops_, LEVEL) = {
     .loss_forward_f = loss_forward_f,
     .loss_backward_d = loss_backward_d,
     .loss_backward_f = loss_backward_f,
+    .inverse_rows_d = inverse_rows_d,
+    .inverse_rows_f = inverse_rows_f,
+    .inverse_pull_d = inverse_pull_d,
+    .inverse_pull_f = inverse_pull_f,
 };

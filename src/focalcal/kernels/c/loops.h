@@ -90,6 +90,16 @@ struct training {
 };
 typedef int loss_function(const struct training *l);
 
+/* The inverse of the focal calibration map, and its gradient, over contiguous arrays of REAL. */
+struct inversion {
+    ptrdiff_t n, n_classes;
+    double gamma;
+    const void *rows;     /* (n, K): logits, or for the gradient log q */
+    const void *upstream; /* (n, K): gradients in log q */
+    void *out;            /* (n, K): log q, or gradients in the logits */
+};
+typedef int inverse_function(const struct inversion *l);
+
 /* One set of loops, each for float64 and float32. */
 struct loops {
     const char *name;
@@ -98,6 +108,7 @@ struct loops {
     fit_function *fit_sums_d, *fit_sums_f;
     survey_function *survey_d, *survey_f;
     loss_function *loss_forward_d, *loss_forward_f, *loss_backward_d, *loss_backward_f;
+    inverse_function *inverse_rows_d, *inverse_rows_f, *inverse_pull_d, *inverse_pull_f;
     int (*judge_d)(const struct scores *s, struct judging *to);
     int (*judge_f)(const struct scores *s, struct judging *to);
     int (*map_rows_d)(const struct scores *s, const struct mapping *map);

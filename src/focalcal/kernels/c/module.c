@@ -94,6 +94,8 @@ static PyMethodDef methods[] = {
     {"survey", survey, METH_VARARGS, "Sum what a fit looks at first."},
     {"loss_forward", loss_forward, METH_VARARGS, "Sum a training loss over rows; False for logits left to torch."},
     {"loss_backward", loss_backward, METH_VARARGS, "Write its gradient in the logits."},
+    {"inverse_rows", inverse_rows, METH_VARARGS, "Invert the focal calibration map; False for rows left to torch."},
+    {"inverse_pull", inverse_pull, METH_VARARGS, "Write its gradient in the logits."},
     {"elementary", elementary, METH_VARARGS, "Apply exp, exp_low, log, log1p or log_half (0 to 4); for tests."},
     {NULL, NULL, 0, NULL},
 };

@@ -1,4 +1,4 @@
-/* loss_forward and loss_backward for Python. Arrays are given as addresses, because asking a torch tensor for a
+/* Training losses and the inverse map for Python. Arrays are given as addresses, because asking a torch tensor for a
  * NumPy view takes longer than a small batch's loss; focalcal/nn/_compiled.py checks what it passes. */
 #include "arguments.h"
 
@@ -37,4 +37,30 @@ PyObject *loss_forward(PyObject *module, PyObject *args) {
 PyObject *loss_backward(PyObject *module, PyObject *args) {
     (void)module;
     return run(args, 1);
+}
+
+static PyObject *run_inverse(PyObject *args, inverse_function *in_double, inverse_function *in_float) {
+    struct inversion l = {0};
+    int is_double, status;
+    unsigned long long rows, upstream, out;
+    if (!PyArg_ParseTuple(args, "pnndKKK", &is_double, &l.n, &l.n_classes, &l.gamma, &rows, &upstream, &out))
+        return NULL;
+    l.rows = (const void *)(uintptr_t)rows;
+    l.upstream = (const void *)(uintptr_t)upstream;
+    l.out = (void *)(uintptr_t)out;
+    Py_BEGIN_ALLOW_THREADS
+    status = is_double ? in_double(&l) : in_float(&l);
+    Py_END_ALLOW_THREADS
+    if (status == NO_MEMORY) return PyErr_NoMemory();
+    return PyBool_FromLong(status == DONE);
+}
+
+PyObject *inverse_rows(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_inverse(args, loops_in_use->inverse_rows_d, loops_in_use->inverse_rows_f);
+}
+
+PyObject *inverse_pull(PyObject *module, PyObject *args) {
+    (void)module;
+    return run_inverse(args, loops_in_use->inverse_pull_d, loops_in_use->inverse_pull_f);
 }

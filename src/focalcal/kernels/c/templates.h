@@ -20,3 +20,5 @@
 #include "map.h"
 
 #include "loss.h"
+
+#include "inverse.h"
