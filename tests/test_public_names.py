@@ -9,6 +9,7 @@ import pytest
 import focalcal
 
 NAMES = [
+    "CalibratedClassifier",
     "CalibrationWarning",
     "Estimate",
     "Evaluation",

@@ -46,6 +46,7 @@ _HOME = {
     "explore": "explorer",
     "figures": "drawings",
     "open_scores": "io",
+    "CalibratedClassifier": "integrations.sklearn",
     "CalibrationWarning": "_validate",
 }
 
