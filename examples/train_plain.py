@@ -5,9 +5,8 @@
 AdaFocal's γ follows the validation calibration, bin by bin: `update` once per epoch.
 """
 
-import numpy as np
 import torch
-from images import arguments, load, report, small_network
+from images import arguments, load, logits_of, report, small_network
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,12 +19,6 @@ LOSSES = {
     "proper": ProperFocalLoss,
     "adafocal": AdaFocalLoss,
 }
-
-
-def logits_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    model.eval()
-    with torch.inference_mode():
-        return torch.cat([model(part) for part in x.split(1000)])
 
 
 def main() -> None:
@@ -47,7 +40,7 @@ def main() -> None:
         validation = logits_of(model, images.x_val)
         if isinstance(loss, AdaFocalLoss):
             loss.update(validation, images.y_val)
-            print(f"epoch {epoch + 1}: gamma by bin", np.round(loss.gamma.numpy(), 2))
+            print(f"epoch {epoch + 1}: gamma by bin", *(f"{gamma:.2f}" for gamma in loss.gamma))
         else:
             accuracy = (validation.argmax(1) == images.y_val).float().mean()
             print(f"epoch {epoch + 1}: validation accuracy {accuracy:.3f}")
