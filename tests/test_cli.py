@@ -377,7 +377,7 @@ class TestHelp:
     def test_every_command_and_option_says_what_it_is(self):
         commands = self.commands()
         assert sorted(commands) == sorted(
-            ["fit", "apply", "evaluate", "report", "compare", "test", "explore", "figures", "demo"]
+            ["fit", "apply", "export", "evaluate", "report", "compare", "test", "explore", "figures", "demo"]
         )
         for command in commands.values():
             assert command.help
@@ -393,6 +393,21 @@ class TestHelp:
                 program, used, *arguments = shlex.split(example)
                 assert (program, used) == ("focalcal", name)
                 command.make_context(name, arguments)
+
+
+def test_export_writes_a_model_that_a_runtime_reads(capsys):
+    runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime to run the exported model")
+    fitted = focalcal.TemperatureScaling().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
+    fitted.save("cal.json")
+    told = succeed(capsys, "export", "cal.json", "-o", "cal.onnx")
+    assert told == "Wrote cal.onnx: from logits to log_probs, probs\n"
+    log_probs, probs = runtime.InferenceSession("cal.onnx").run(None, {"logits": np.float32([[4, 0]])})
+    np.testing.assert_allclose(probs, [[0.75, 0.25]], rtol=1e-6)
+    np.testing.assert_allclose(log_probs, np.log(probs), rtol=1e-6)
+    again = json.loads(
+        succeed(capsys, "export", "cal.json", "-o", "cal.onnx", "--dtype", "float64", "--json")
+    )
+    assert (again["inputs"], again["outputs"]) == (["logits"], ["log_probs", "probs"])
 
 
 def test_evaluate_by_a_column(capsys):

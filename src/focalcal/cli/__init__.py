@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from focalcal import __version__
-from focalcal.cli import calibrate, judge, show
+from focalcal.cli import calibrate, export, judge, show
 
 app = typer.Typer(
     name="focalcal",
@@ -43,7 +43,7 @@ def _options(
 
 
 for _command in (
-    *(calibrate.fit, calibrate.apply),
+    *(calibrate.fit, calibrate.apply, export.export),
     *(judge.evaluate, judge.report, judge.compare, judge.test),
     *(show.explore, show.figures, show.demo),
 ):
