@@ -111,6 +111,11 @@ def small_network(images: Images) -> nn.Module:
     )
 
 
+def flat(*parts: torch.Tensor) -> np.ndarray:
+    """Return images as rows (n, pixels), or labels, in NumPy, for libraries without convolutions."""
+    return np.concatenate([part.flatten(start_dim=min(part.dim() - 1, 1)).numpy() for part in parts])
+
+
 def logits_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Return what a model says of images (n, channels, height, width), as it will be used."""
     model.eval()

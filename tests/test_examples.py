@@ -20,6 +20,8 @@ TRAINING = {
     "train_plain": ("torch", 4),
     "train_lightning": ("lightning", 8),
     "train_trainer": ("transformers", 8),
+    "train_sklearn": ("sklearn", 20),
+    "train_xgboost": ("xgboost", 15),
 }
 
 NUMBER = r"-?[\d.]+(?:e-?\d+)?"
