@@ -16,6 +16,7 @@ from focalcal.metrics.smooth import estimate_smooth
 from focalcal.sums.bins import BinSums
 from focalcal.sums.events import cells_of
 from focalcal.sums.judging import Judged
+from focalcal.verdicts.model_card import card_text
 
 if TYPE_CHECKING:
     from focalcal.verdicts.segments import Segment
@@ -100,6 +101,59 @@ class Evaluation(Mapping[str, Estimate]):
         """
         level = next(iter(self.metrics.values())).level
         return self.bins.table(share_interval(interval), level)
+
+    def to_model_card(
+        self,
+        *,
+        model_name: str,
+        task_type: str,
+        dataset_type: str,
+        dataset_name: str,
+        dataset_split: str | None = None,
+    ) -> str:
+        """Return a Hugging Face model card: metadata with every metric, and a section with a table.
+
+        Parameters
+        ----------
+        model_name : str
+            As in the Hub's model index.
+        task_type : str
+            The Hub's name of the task, such as "image-classification".
+        dataset_type, dataset_name : str
+            The dataset's name on the Hub, and a readable one.
+        dataset_split : str, optional
+            Such as "test".
+
+        Returns
+        -------
+        str
+            YAML and Markdown, ready to be a README.md. ``huggingface_hub.ModelCard(text)`` reads it: its
+            ``data.eval_results`` hold the values, with interval and rows in `metric_args`, and its ``text``
+            the section, both to be added to another card. A value that is not finite is in the table alone.
+
+        Raises
+        ------
+        ValueError
+            For a name that is not one line of text.
+
+        Examples
+        --------
+        >>> from focalcal import evaluate
+        >>> names = {"model_name": "tiny", "dataset_type": "four", "dataset_name": "Four rows"}
+        >>> result = evaluate([0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75])
+        >>> text = result.to_model_card(task_type="tabular-classification", **names)
+        >>> next(line for line in text.splitlines() if line.startswith("| NLL"))[:51]
+        '| NLL (nats) | 0.2877 | 0.2877 to 0.2877 | 4 | mean'
+        """
+        return card_text(
+            self,
+            TITLES,
+            model_name=model_name,
+            task_type=task_type,
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
+            dataset_split=dataset_split,
+        )
 
     def __str__(self) -> str:
         level = next(iter(self.metrics.values())).level
