@@ -38,7 +38,7 @@ def test_the_hub_reads_every_metric(evaluation):
             "high": e.high,
             "level": 0.95,
             "n": 400,
-            "interval": e.method,
+            "method": e.method,
         }
         assert (one.task_type, one.dataset_type, one.dataset_split) == (
             "image-classification",
