@@ -49,11 +49,10 @@ def table():
     return X, y
 
 
-@pytest.mark.parametrize("response", ["auto", "decision_function"])
-def test_check_estimator(response):
+def test_check_estimator():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = CalibratedClassifier(LogisticRegression(), cv=2, response=response)
+        model = CalibratedClassifier(LogisticRegression(), cv=2)
         results = check_estimator(model, on_fail=None, on_skip=None)
     assert {r["check_name"]: str(r["exception"]) for r in results if r["status"] == "failed"} == {}
     assert len([r for r in results if r["status"] == "passed"]) > 55
@@ -274,12 +273,25 @@ def test_skorch(table):
         clone(focal).set_params(response="predict_proba").fit(X, y)
 
 
-def test_boosted_with_focal_loss(table):
-    xgb = pytest.importorskip("xgboost", reason="xgboost is an optional library")
+def raw_scores(model, X):
+    """Raw scores of LightGBM."""
+    return model.predict(X, raw_score=True)
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_boosted_with_focal_loss(table, library):
+    boosting = pytest.importorskip(library, reason=f"{library} is an optional library")
     X, y = table
-    booster = xgb.XGBClassifier(n_estimators=5, max_depth=2, n_jobs=1, objective=FocalObjective(2.0))
-    model = CalibratedClassifier(booster, cv=2).fit(X, y)
-    assert nll(y, model.predict_proba(X)).value < nll(y, model.estimator_.predict_proba(X)).value - 0.05
+    objective = FocalObjective(2.0, library)
+    if library == "xgboost":
+        booster = boosting.XGBClassifier(n_estimators=5, max_depth=2, n_jobs=1, objective=objective)
+        model = CalibratedClassifier(booster, cv=2).fit(X, y)
+        bare = model.estimator_.predict_proba(X)
+    else:
+        booster = boosting.LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1, objective=objective)
+        model = CalibratedClassifier(booster, cv=2, response=raw_scores).fit(X, y)
+        bare = FocalObjective(0.0).predict_proba(raw_scores(model.estimator_, X))
+    assert nll(y, model.predict_proba(X)).value < nll(y, bare).value - 0.05
 
 
 @pytest.mark.parametrize(

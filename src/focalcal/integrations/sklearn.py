@@ -79,11 +79,11 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
     Where probabilities round to 0 or 1, `response="decision_function"` keeps the digits, if the estimator's
     decision function is a logit (logistic regression, gradient boosting). For models that know logits only:
 
-    - skorch applies softmax for `torch.nn.CrossEntropyLoss` alone; with other losses `predict_proba` returns
-      logits. Pass ``response=lambda net, X: net.forward(X)``, for modules that return logits.
+    - skorch applies softmax for `torch.nn.CrossEntropyLoss` alone; with focal losses its `predict_proba`
+      returns logits. Pass ``response=lambda net, X: net.forward(X)``, for modules that return logits.
     - LightGBM with an objective of one's own: ``response=lambda model, X: model.predict(X, raw_score=True)``;
       XGBoost: the same with ``output_margin=True``.
-    - Models without scikit-learn's methods, such as Keras's:
+    - Models without scikit-learn's methods, such as Keras's that end in softmax:
       ``CalibratedClassifier(FrozenEstimator(net), response=lambda net, X: np.log(net.predict(X)))``.
 
     With `enable_metadata_routing`, weights, groups and other metadata go where they are requested. Without,
@@ -216,7 +216,7 @@ class CalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator): 
         return self.calibrator_.predict_proba(scores)
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the label of the largest probability, shape (n,); calibration does not change it."""
+        """Return the label of the largest score, shape (n,): calibration keeps the order of the classes."""
         codes = self.predict_log_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[codes])
 
