@@ -61,6 +61,8 @@ def test_the_diagonal_can_be_negative_and_what_is_substituted_is_not():
     _, second, kept = true_derivatives(ROWS[3], 2.0)
     assert second[0] < -1e-3
     assert (kept > 0).all()
+    _, hessian = FocalObjective(2.0)([0, 0], ROWS[6:])
+    assert hessian.min() == 2e-16  # which float32 holds, and a leaf can divide by
 
 
 def test_pytorch_finds_the_same():

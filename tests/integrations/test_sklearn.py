@@ -9,6 +9,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -93,6 +94,16 @@ def test_decision_function_as_logits(table, n_classes):
     assert model.calibrator_.temperature_ == pytest.approx(TemperatureScaling().fit(scores, y).temperature_)
     assert not hasattr(cal, "temperature_")  # it was cloned
     np.testing.assert_array_equal(model.predict(X), model.estimator_.predict(X))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_scikit_learns_own_calibration_with_one_temperature(table, n_classes):
+    X, y = table[0], np.minimum(table[1], n_classes - 1)
+    ours = CalibratedClassifier(LogisticRegression(), TemperatureScaling(), response="decision_function")
+    theirs = CalibratedClassifierCV(LogisticRegression(), method="temperature", cv=5, ensemble=False)
+    want = theirs.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(ours.fit(X, y).predict_proba(X), want, atol=1e-4)
+    assert abs(ours.estimator_.predict_proba(X) - want).max() > 2e-3  # there is something to find
 
 
 def test_two_classes_get_one_temperature(table):
