@@ -60,7 +60,7 @@ def _nested(logits: Tensor, gamma: Gamma) -> Tensor:
         inside = (new > low - tolerance) & (new < high + tolerance)
         middle = torch.where(low < -1e29, odds - 2 * (1 + odds.abs()), (low + high) / 2)
         odds = torch.where(done, odds, torch.where(inside, new, middle))
-        if not torch.compiler.is_compiling() and bool(done.all()):
+        if bool(done.all()):
             break
     log_q, _ = _others(log_q, below + log_h(-odds, gamma), gamma)
     return torch.where(is_top, logsigmoid(-odds), log_q).masked_fill(logits.isneginf(), -math.inf)
@@ -85,7 +85,7 @@ def _others(log_q: Tensor, log_h_value: Tensor, gamma: Gamma) -> tuple[Tensor, T
         new = (log_q + (log_h_value - value) / slope).clamp(max=_HALF)
         moved = (new - log_q).abs() > noise * (1 - new)
         log_q = new
-        if not torch.compiler.is_compiling() and not bool(moved.any()):
+        if not bool(moved.any()):
             break
     return log_q, _log_h_and_slope(log_q, gamma)[1]
 
@@ -211,6 +211,10 @@ def _apply(logits: Tensor, gamma: Gamma) -> Tensor:
     return found
 
 
+#: A compiler would unroll the solver to its largest number of steps.
+_untraced = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
+
+
 def _batched(values: Tensor, dim: int | None, size: int) -> Tensor:
     return values.expand(size, *values.shape) if dim is None else values.movedim(dim, 0)
 
@@ -219,4 +223,4 @@ def inverse_log_probs(logits: Tensor, gamma: Gamma) -> Tensor:
     """Return log q (n, C) such that φ_γ(q) = softmax(logits)."""
     if not isinstance(gamma, Tensor) and gamma == 0:
         return logsigmoid(class_odds(logits))
-    return _apply(logits, gamma)
+    return _untraced(logits, gamma) if torch.compiler.is_compiling() else _apply(logits, gamma)
