@@ -39,3 +39,5 @@ def test_extremes():
     check(BinSums(np.array([0, 0.5, 1.0]), counts, counts, counts, confidence, hits))
     certain = counts * [0.0, 1.0]
     check(BinSums(np.array([0, 0.5, 1.0]), counts, counts, counts, certain, certain))
+    half = np.array([[1.0, 0], [0, 1.0]])
+    check(BinSums(np.array([0, 0.5, 1.0]), half, half, half, half / 2, half))

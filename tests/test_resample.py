@@ -209,6 +209,12 @@ def test_one_row():
     assert e.high >= 0.3
 
 
+@pytest.mark.parametrize("hit", [0.0, 1.0])
+def test_a_row_of_one_half_tells_nothing(hit):
+    e = estimate_gap_sum(bin_rows(np.array([0.5]), np.array([hit]), None, EDGES), 1, 0.95)
+    assert (e.low, e.high) == (0, 0.5)
+
+
 def test_share_uses_the_effective_count():
     e = estimate_share(sum_rows(np.array([1.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0])), 3, 0.95)
     assert (e.low, e.high) == pytest.approx(tuple(map(float, wilson_interval(0.5, 2))))

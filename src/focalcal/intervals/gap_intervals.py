@@ -161,7 +161,9 @@ def _excess(cells: _Cells, line: _Line, at: Array, observed: Array, level: float
     """Return by how much the quantile under the gaps at a position exceeds the observed error."""
     m = _moments(cells, line(cells, at))
     below = (1 - level) / 2 * np.minimum(1.0, m.error / (2 * m.sd))
-    return m.quantile(np.maximum(below, 1e-3) if upper else level + below) - observed
+    found = m.quantile(np.maximum(below, 1e-3) if upper else level + below) - observed
+    # an error that no gap would also have shown refutes no larger one
+    return np.asarray(found - 1e-12 if upper else found)
 
 
 def _solve(cells: _Cells, line: _Line, observed: Array, level: float, *, upper: bool) -> Array:

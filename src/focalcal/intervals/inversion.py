@@ -95,7 +95,11 @@ def invert(
         centre.error,
         centre.sd if centre.sd > 1e-11 else 0.0,
         min(_solve(test, lambda m: excess(m, False), _INWARD, tolerance).error for test in tests),
-        max(_solve(test, lambda m: excess(m, True), _OUTWARD, tolerance).error for test in [*tests, *upper]),
+        # a T that no gap would also have shown refutes no larger one
+        max(
+            _solve(test, lambda m: excess(m, True) - 1e-12, _OUTWARD, tolerance).error
+            for test in [*tests, *upper]
+        ),
     )
 
 
