@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 
 from torch import multiprocessing  # noqa: E402
 
-from focalcal.nn import AdaFocalLoss, CalFocalLoss  # noqa: E402
+from focalcal.nn import AdaFocalLoss, CalFocalLoss, adafocal_loss  # noqa: E402
 
 
 def recorded(epochs=30, n=700, n_classes=6):
@@ -67,6 +67,16 @@ def test_a_sample_takes_the_gamma_of_its_bin():
     torch.testing.assert_close(loss(z, y), -(base ** gamma.abs()) * q.log())
     z.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: loss(z[:5], y[:5]), z)
+
+
+def test_the_function_takes_the_state_in_any_precision():
+    loss = AdaFocalLoss(bins=3, reduction="none")
+    loss.gamma.copy_(torch.tensor([3.0, -1.5, 0.5]))
+    z, y = torch.randn(40, 3), torch.randint(3, (40,))
+    found = adafocal_loss(z, y, loss.gamma.float(), loss.edges[[0, 1]].float(), reduction="none")
+    torch.testing.assert_close(found, loss(z, y))
+    with pytest.raises(ValueError, match="Expected one gamma a bin and one edge fewer"):
+        adafocal_loss(z, y, loss.gamma, loss.gamma)
 
 
 def test_probabilities_images_and_ignored_rows_update_alike():

@@ -1,5 +1,6 @@
 """The package's names, its one dependency, and torch.compile."""
 
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,7 @@ NAMES = [
     "MMCELoss",
     "ProperFocalLoss",
     "SteppedGamma",
+    "adafocal_loss",
     "aurc_loss",
     "binary_dual_focal_loss",
     "binary_focal_loss",
@@ -83,6 +85,17 @@ def test_compiles_as_one_graph(loss):
         value.backward()
         gradients.append((value.detach(), leaf.grad))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's default compiler needs g++")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_the_default_compiler():
+    torch._dynamo.reset()
+    loss, z, y = fnn.FocalLoss(2.0), torch.randn(16, 5, requires_grad=True), torch.randint(5, (16,))
+    found, expected = torch.compile(loss, fullgraph=True)(z, y), loss(z, y)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, z)[0] for value in (found, expected)))
 
 
 # torch's own tracer looks at .grad of the tensor that crosses the break

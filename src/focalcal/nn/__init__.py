@@ -7,7 +7,7 @@ except ModuleNotFoundError as error:
         "focalcal.nn needs torch: pip install 'focalcal[torch]'", name="torch"
     ) from error
 
-from focalcal.nn.adafocal import AdaFocalLoss, CalFocalLoss
+from focalcal.nn.adafocal import AdaFocalLoss, CalFocalLoss, adafocal_loss
 from focalcal.nn.attach import CalibratedModel, calibrate
 from focalcal.nn.aurc import AURCLoss, aurc_loss
 from focalcal.nn.binary import (
@@ -45,6 +45,7 @@ __all__ = [
     "MMCELoss",
     "ProperFocalLoss",
     "SteppedGamma",
+    "adafocal_loss",
     "aurc_loss",
     "binary_dual_focal_loss",
     "binary_focal_loss",

@@ -28,14 +28,16 @@ _KEPT = 5
 
 @dataclass(frozen=True)
 class Steps:
-    """γ as a step function of the label's probability: `gammas[b]` from `edges[b - 1]` on, float64."""
+    """γ as a step function of the label's probability: `gammas[b]` from `edges[b - 1]` on."""
 
     edges: Tensor  # (bins - 1,)
     gammas: Tensor  # (bins,)
 
     def steps(self, _: torch.dtype) -> Steps | None:
-        """Return γ as the compiled loops take it: itself, on the CPU."""
-        return self if self.gammas.is_cpu else None
+        """Return γ as the compiled loops take it: in float64 on the CPU, or None."""
+        if not self.gammas.is_cpu:
+            return None
+        return Steps(self.edges.double().contiguous(), self.gammas.double().contiguous())
 
     def __call__(self, log_q: Tensor) -> Tensor:
         """Return γ for log-probabilities of any shape."""

@@ -19,6 +19,69 @@ from focalcal.nn._curves import signed_curve
 from focalcal.nn._reduction import Reduction
 
 
+def adafocal_loss(
+    logits: Tensor,
+    target: Tensor,
+    gamma: Tensor,
+    edges: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""Return the focal loss with the γ of the bin that holds the label's probability; negative γ is inverse.
+
+    .. math:: -(1 - q)^{\gamma_b} \log q \text{ for } \gamma_b \ge 0, \quad
+              -(1 + q)^{|\gamma_b|} \log q \text{ for } \gamma_b < 0
+
+    Parameters
+    ----------
+    logits, target, weight, ignore_index, reduction, label_smoothing
+        As `focal_loss`.
+    gamma : Tensor of shape (bins,)
+        γ of each bin, the least confident first.
+    edges : Tensor of shape (bins − 1,)
+        Increasing: bin b holds the probabilities from edges[b − 1] on and below edges[b].
+
+    Returns
+    -------
+    Tensor
+        Nats, as `focal_loss`.
+
+    Raises
+    ------
+    ValueError
+        If edges and γ do not fit together, or for shapes that do not fit.
+
+    References
+    ----------
+    Ghosh, Schaaf and Gormley 2022, arXiv 2211.11838.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits = torch.log(torch.tensor([[0.25, 0.75]])).expand(2, 2)
+    >>> gamma, edges = torch.tensor([1.0, -1.0]), torch.tensor([0.5])
+    >>> adafocal_loss(logits, torch.tensor([0, 1]), gamma, edges, reduction="none")  # .75 log 4, 1.75 log 4/3
+    tensor([1.0397, 0.5034])
+    """
+    if gamma.dim() != 1 or edges.shape != (len(gamma) - 1,):
+        raise ValueError(
+            f"Expected one gamma a bin and one edge fewer, got {tuple(gamma.shape)} and "
+            f"{tuple(edges.shape)}. Pass the gamma and edges of an AdaFocalLoss."
+        )
+    return curve_loss(
+        signed_curve,
+        Steps(edges.detach(), gamma.detach()),
+        logits,
+        target,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
+
+
 class _BinnedFocalLoss(_WeightedLoss):
     """State and forward pass that the two losses share: bins of probability, each with its γ."""
 
@@ -45,15 +108,15 @@ class _BinnedFocalLoss(_WeightedLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (N, C, d1, …) and their target."""
-        return curve_loss(
-            signed_curve,
-            Steps(self.edges, self.gamma),
+        return adafocal_loss(
             logits,
             target,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
+            self.gamma,
+            self.edges,
+            self.weight,
+            self.ignore_index,
+            self.reduction,
+            self.label_smoothing,
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
