@@ -97,15 +97,15 @@ def _images(x: np.ndarray) -> torch.Tensor:
 
 def small_network(images: Images) -> nn.Module:
     """Return two convolutions and two layers: enough to become too sure of itself in minutes."""
-    channels, height = images.x_train.shape[1:3]
-    side = height // 4
+    channels, height, width = images.x_train.shape[1:]
+    pixels = -(-height // 4) * -(-width // 4)  # each convolution halves both sides, rounded up
     return nn.Sequential(
         nn.Conv2d(channels, 16, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(32 * side * side, 64),
+        nn.Linear(32 * pixels, 64),
         nn.ReLU(),
         nn.Linear(64, images.n_classes),
     )

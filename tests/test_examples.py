@@ -15,13 +15,13 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 #: Those that need what the tests do not install, and what that is.
 CLUSTERS = {"ray_fit": "ray", "spark_fit": "pyspark"}
 
-#: The training examples, what they need, and how many epochs (or rounds) are enough on the digits.
+#: The training examples, what they need, and options: so many epochs (or rounds) are enough on the digits.
 TRAINING = {
-    "train_plain": ("torch", 4),
-    "train_lightning": ("lightning", 8),
-    "train_trainer": ("transformers", 8),
-    "train_sklearn": ("sklearn", 20),
-    "train_xgboost": ("xgboost", 15),
+    "train_plain": ("torch", "--epochs", "4"),
+    "train_lightning": ("lightning", "--epochs", "8", "--onnx", "calibrator.onnx"),
+    "train_trainer": ("transformers", "--epochs", "8"),
+    "train_sklearn": ("sklearn", "--epochs", "20"),
+    "train_xgboost": ("xgboost", "--epochs", "15"),
 }
 
 NUMBER = r"-?[\d.]+(?:e-?\d+)?"
@@ -52,11 +52,11 @@ def test_calibrate_digits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING)
 def test_training(name, tmp_path):
-    library, epochs = TRAINING[name]
+    library, *options = TRAINING[name]
     pytest.importorskip(library, reason=f"pip install {library} to run this example")
-    done = run(name, "--data", "digits", "--epochs", str(epochs), folder=tmp_path)
+    done = run(name, "--data", "digits", *options, folder=tmp_path)
     assert done.stderr == ""
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {one for one in options if "." in one}
     nll = {}
     *_, raw, calibrated, compared = re.split(r"^(?:raw|calibrated.*)$", done.stdout, flags=re.MULTILINE)
     for title, block in (("raw", raw), ("calibrated", calibrated)):
@@ -118,10 +118,10 @@ def test_images_of_mnists_format(images, tmp_path):
 
 def test_images_of_a_file(images, tmp_path):
     rng = np.random.default_rng(0)
-    x, y = rng.integers(256, size=(8, 4, 4, 3), dtype=np.uint8), np.arange(8) % 2
+    x, y = rng.integers(256, size=(8, 6, 5, 3), dtype=np.uint8), np.arange(8) % 2
     np.savez(tmp_path / "some.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
     found = images.load(str(tmp_path / "some.npz"))
-    assert found.x_test.shape == (2, 3, 4, 4)
+    assert found.x_test.shape == (2, 3, 6, 5)
     np.testing.assert_allclose(found.x_test[1, 2, 3, 0], x[1, 3, 0, 2] / 255 - 0.5, atol=1e-6)
     assert images.small_network(found)(found.x_val).shape == (2, 2)
 
