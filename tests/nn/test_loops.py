@@ -200,3 +200,45 @@ def test_the_inverse_map_and_its_gradient_equal_the_formulas(calls, gamma, k):
     calls["on"] = False
     for a, b in zip(found, value_and_gradient()):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["focal", "flsd", "dual", "proper"])
+def test_a_default_device_does_not_move_what_the_loops_write(name):
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    expected = LOSSES[name](z, y)
+    fnn.SteppedGamma.steps.cache_clear()
+    with torch.device("meta"):
+        torch.testing.assert_close(LOSSES[name](z, y), expected)
+
+
+@pytest.mark.parametrize("name", ["focal", "dual", "adafocal"])
+def test_labels_and_weights_of_another_device_are_refused(name):
+    z, y = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    for labels, weight in ((y.to("meta"), None), (y, torch.ones(3, device="meta"))):
+        with pytest.raises(RuntimeError, match="device"):
+            LOSSES[name](z, labels, weight=weight)
+
+
+def test_negated_views_are_read_as_what_they_stand_for():
+    z, y, w = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), torch.rand(3)
+    found = fnn.focal_loss(torch._neg_view(z), y, weight=torch._neg_view(w))
+    torch.testing.assert_close(found, fnn.focal_loss(-z, y, weight=-w))
+
+
+def test_adafocal_bins_of_another_precision():
+    z, y, loss = torch.randn(50, 3), torch.arange(50) % 3, fnn.AdaFocalLoss(bins=4)
+    loss.update(2 * z, y)  # no row lies on an edge, which is rounded
+    expected = loss(z, y)
+    loss.load_state_dict({k: v.float() for k, v in loss.state_dict().items()}, assign=True)
+    torch.testing.assert_close(loss(z, y), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_batch_of_gradients_at_once(name, reduction):
+    z, y = torch.randn(4, 3, dtype=torch.double, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    loss = LOSSES[name](z, y, reduction=reduction)
+    many = torch.randn(6, *loss.shape, dtype=torch.double)
+    (found,) = torch.autograd.grad(loss, z, many, is_grads_batched=True, retain_graph=True)
+    for one, by in zip(found, many):
+        torch.testing.assert_close(one, torch.autograd.grad(loss, z, by, retain_graph=True)[0])

@@ -88,6 +88,8 @@ def compiled_pull(log_q: Tensor, by_log_q: Tensor, gamma: Gamma) -> Tensor | Non
 def _inverse(name: str, rows: Tensor, upstream: Tensor | None, gamma: Gamma) -> Tensor | None:
     if torch.compiler.is_compiling() or isinstance(gamma, Tensor) or gamma < 0 or not _plain(rows):
         return None
+    if upstream is not None and not _in_memory(upstream):
+        return None
     out, double = torch.empty_like(rows), rows.dtype == torch.float64
     addresses = rows.data_ptr(), 0 if upstream is None else upstream.data_ptr(), out.data_ptr()
     done = getattr(kernels.compiled(), name)(double, *rows.shape, gamma, *addresses)
@@ -95,21 +97,29 @@ def _inverse(name: str, rows: Tensor, upstream: Tensor | None, gamma: Gamma) -> 
 
 
 def _serves(rows: Rows) -> bool:
+    if not _plain(rows.logits) or rows.codes is None or not _in_memory(rows.codes):
+        return False
     weight = rows.weight
-    return _plain(rows.logits) and (weight is None or (weight.is_contiguous() and not weight.requires_grad))
+    return weight is None or (_in_memory(weight) and weight.is_contiguous() and not weight.requires_grad)
 
 
 def _plain(values: Tensor) -> bool:
     """Return whether the values lie in this process's memory, and nothing but autograd follows them."""
-    if kernels.compiled() is None:
-        return False
-    if type(values) not in (Tensor, torch.nn.Parameter) or not values.is_cpu or not values.is_contiguous():
+    if kernels.compiled() is None or not _in_memory(values) or not values.is_contiguous():
         return False
     return not (
         forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def _in_memory(values: Tensor) -> bool:
+    """Return whether the values are what lies at their address, in this process's memory."""
+    if type(values) not in (Tensor, torch.nn.Parameter) or not values.is_cpu:
+        return False
+    # batches of vmap have no storage; a view may be negated and zeros left out until they are read
+    return torch._C._has_storage(values) and not values.is_neg() and not values._is_zerotensor()
 
 
 class _CompiledLoss(torch.autograd.Function):
@@ -123,8 +133,8 @@ class _CompiledLoss(torch.autograd.Function):
         kind, gamma, rows, reduction, formula = call
         n, n_classes = logits.shape
         codes, weight, double = codes.contiguous(), rows.weight, logits.dtype == torch.float64
-        kept = torch.empty(n * _KEPT + 1, dtype=torch.float64)
-        out = torch.empty(rows.shape if reduction == "none" else (), dtype=logits.dtype)
+        kept = torch.empty(n * _KEPT + 1, dtype=torch.float64, device="cpu")
+        out = torch.empty(rows.shape if reduction == "none" else (), dtype=logits.dtype, device="cpu")
         steps = gamma if isinstance(gamma, Steps) else None
         head = (double, n, n_classes, kind, _REDUCTIONS[reduction])
         done = kernels.compiled().loss_forward(
@@ -149,9 +159,11 @@ class _CompiledLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         logits, codes, kept = ctx.saved_tensors
         (upstream,) = gradients
-        if torch.is_grad_enabled():  # the gradient will be differentiated
-            loss = ctx.formula(ctx.rows._replace(logits=logits))
-            return *torch.autograd.grad(loss, logits, upstream, create_graph=True), None, None
+        further = torch.is_grad_enabled()  # the gradient will be differentiated
+        if further or not _in_memory(upstream):
+            with torch.enable_grad():
+                loss = ctx.formula(ctx.rows._replace(logits=logits))
+            return *torch.autograd.grad(loss, logits, upstream, create_graph=further), None, None
         found = torch.empty_like(logits)
         if upstream.dim():
             upstream = upstream.reshape(-1)

@@ -62,8 +62,10 @@ class SteppedGamma:
     @cache  # noqa: B019 - as long-lived as the schedule
     def steps(self, dtype: torch.dtype) -> Steps | None:
         """Return γ as the compiled loops take it; None where a γ < 0 is not theirs."""
-        edges = torch.tensor(self._log_edges(dtype), dtype=torch.float64).exp()
-        return Steps(edges, torch.tensor(self.gammas, dtype=torch.float64)) if min(self.gammas) >= 0 else None
+        log_edges, gammas = (
+            torch.tensor(x, dtype=torch.float64, device="cpu") for x in (self._log_edges(dtype), self.gammas)
+        )
+        return Steps(log_edges.exp(), gammas) if min(self.gammas) >= 0 else None
 
     def __repr__(self) -> str:
         return f"SteppedGamma({list(self.thresholds)}, {list(self.gammas)})"
