@@ -1,6 +1,7 @@
 """The compiled losses against the formulas in torch, and what is left to torch."""
 
 import itertools
+import weakref
 from functools import partial
 
 import pytest
@@ -242,3 +243,22 @@ def test_a_batch_of_gradients_at_once(name, reduction):
     (found,) = torch.autograd.grad(loss, z, many, is_grads_batched=True, retain_graph=True)
     for one, by in zip(found, many):
         torch.testing.assert_close(one, torch.autograd.grad(loss, z, by, retain_graph=True)[0])
+
+
+def test_backward_frees_the_logits():
+    z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    logits = 2 * z
+    alive, loss = weakref.ref(logits), fnn.focal_loss(logits, y)
+    loss.backward()
+    del logits
+    assert alive() is None
+
+
+@pytest.mark.parametrize("changed", ["logits", "labels", "weight"])
+def test_what_changed_since_the_loss_is_noticed(changed):
+    z, y, weight = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0]), torch.ones(3)
+    logits = 2 * z
+    loss = fnn.focal_loss(logits, y, weight=weight)
+    {"logits": logits.detach(), "labels": y, "weight": weight}[changed].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, z, create_graph=True)

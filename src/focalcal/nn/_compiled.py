@@ -151,25 +151,26 @@ class _CompiledLoss(torch.autograd.Function):
         )
         if not done:
             raise _LeftToTorch
-        ctx.save_for_backward(logits, codes, kept)
-        ctx.head, ctx.rows, ctx.formula = head, rows, formula
+        ctx.save_for_backward(logits, codes, weight, kept)
+        # without the tensors, which backward frees
+        ctx.head, ctx.shape, ctx.ignore_index, ctx.formula = head, rows.shape, rows.ignore_index, formula
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        logits, codes, kept = ctx.saved_tensors
+        logits, codes, weight, kept = ctx.saved_tensors
         (upstream,) = gradients
         further = torch.is_grad_enabled()  # the gradient will be differentiated
         if further or not _in_memory(upstream):
             with torch.enable_grad():
-                loss = ctx.formula(ctx.rows._replace(logits=logits))
+                loss = ctx.formula(Rows(logits, codes, None, weight, ctx.shape, ctx.ignore_index))
             return *torch.autograd.grad(loss, logits, upstream, create_graph=further), None, None
         found = torch.empty_like(logits)
         if upstream.dim():
             upstream = upstream.reshape(-1)
         kernels.compiled().loss_backward(
             *ctx.head,
-            *(0.0, 0, logits.data_ptr(), codes.data_ptr(), 0, ctx.rows.ignore_index, 0, 0),
+            *(0.0, 0, logits.data_ptr(), codes.data_ptr(), 0, ctx.ignore_index, 0, 0),
             *(kept.data_ptr(), kept.data_ptr() + 8 * _KEPT * len(codes), found.data_ptr()),
             *(upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0),
         )
