@@ -60,6 +60,15 @@ def test_gamma_zero_is_cross_entropy_with_every_option(name, reduction, smoothin
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8])
+def test_labels_and_weights_of_any_precision(gamma, dtype):
+    z, y = problem()
+    weight = torch.rand(4, dtype=torch.double)
+    expected = fnn.focal_loss(z, y, gamma, weight).float()
+    torch.testing.assert_close(fnn.focal_loss(z.float(), y.to(dtype), gamma, weight), expected)
+
+
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (3, 5, 2), (2, 5, 3, 2)])
 def test_shapes_are_those_of_cross_entropy(shape):
     z = torch.randn(shape)

@@ -71,12 +71,10 @@ def focal_loss(
     check_gamma(gamma, -1.0)
     if isinstance(gamma, (int, float)) and gamma == 0:
         wide = logits.float() if logits.dtype.itemsize == 2 else logits
-        if target.is_floating_point():
-            target = target.to(wide.dtype)
         return F.cross_entropy(
             wide,
-            target,
-            weight,
+            target.to(wide.dtype) if target.is_floating_point() else target.long(),
+            None if weight is None else weight.to(wide.dtype),
             ignore_index=ignore_index,
             reduction=reduction,
             label_smoothing=label_smoothing,
