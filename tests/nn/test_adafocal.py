@@ -181,3 +181,22 @@ def test_moving_a_network_does_not_round_the_state():
     assert away.gamma.is_meta
     assert away.edges.is_meta
     assert set(away.state_dict()) == {"gamma", "edges", "updates", "weight"}
+
+
+@pytest.mark.parametrize("kind", [AdaFocalLoss, CalFocalLoss])
+def test_what_is_no_confidence_does_not_reach_the_bins(kind):
+    z, y, loss = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, -100]), kind(bins=2)
+    broken = z.clone()
+    broken[1, 2] = torch.nan
+    for update in (
+        lambda: loss.update(broken, y),
+        lambda: loss.update(z + 5, y, probabilities=True),
+        lambda: loss.update(z - 50, y, probabilities=True),
+    ):
+        with pytest.raises(ValueError, match=r"Expected confidences in \[0, 1\], got min="):
+            update()
+    with pytest.raises(ValueError, match=r"Expected labels in 0\.\.2, got 1\.\.3"):
+        loss.update(z[:5], y[:5].abs() % 3 + 1)
+    torch.testing.assert_close(loss.state_dict(), kind(bins=2).state_dict())
+    broken[5] = torch.nan  # left out
+    loss.update(broken[[0, 2, 3, 4, 5]], y[[0, 2, 3, 4, 5]])

@@ -7,6 +7,9 @@ from torch import Tensor, distributed
 
 from focalcal.nn._odds import log_softmax
 
+#: By how much rounding in half precision may lift a probability above 1.
+_TOLERANCE = 0.01
+
 
 def gathered(
     predictions: Tensor, target: Tensor, ignore_index: int, probabilities: bool
@@ -21,12 +24,23 @@ def gathered(
     label = target.reshape(-1)
     valid = label != ignore_index
     rows, label = rows[valid].to(_widest(rows)), label[valid]
+    if len(label) and not 0 <= label.min() <= label.max() < rows.shape[1]:
+        raise ValueError(
+            f"Expected labels in 0..{rows.shape[1] - 1}, got {label.min()}..{label.max()}. Set ignore_index "
+            "to the label of what is to be left out."
+        )
     top, place = rows.max(1)
     confidence = top if probabilities else log_softmax(rows).gather(1, place.unsqueeze(1)).squeeze(1).exp()
     both = torch.stack([confidence.to(_widest(rows)), (place == label).to(_widest(rows))], 1)  # (n, 2)
     both = _from_all_ranks(both)
     if not len(both):
         raise ValueError("Expected at least one validation row, got none. Pass the validation predictions.")
+    low, high = both[:, 0].min(), both[:, 0].max()
+    if not (low >= 0 and high <= 1 + _TOLERANCE):  # NaN is neither
+        raise ValueError(
+            f"Expected confidences in [0, 1], got min={low:.6g}, max={high:.6g}. Pass logits below +inf, or "
+            "probabilities with probabilities=True, without NaN."
+        )
     return both[:, 0].contiguous(), both[:, 1].contiguous()
 
 
