@@ -11,7 +11,7 @@ from test_compiled import LEVELS, needs_build
 
 pytestmark = needs_build
 
-FOCAL, INVERSE, DUAL = range(3)
+FOCAL, INVERSE, DUAL, BRIER = range(4)
 MEAN, SUM, EACH_ROW = range(3)
 KEPT = 5
 
@@ -56,6 +56,9 @@ def truth(z, y, kind, gamma):
     q = np.exp(z - z.max(axis=1, keepdims=True))
     q /= q.sum(axis=1, keepdims=True)
     own = q[np.arange(n), y]
+    if kind == BRIER:
+        gap = q - (np.arange(k) == y[:, None])
+        return (gap**2).sum(axis=1), 2 * q * (gap - (q * gap).sum(axis=1, keepdims=True))
     gamma = np.broadcast_to(gamma, n)
     focal = (gamma >= 0) & (kind != INVERSE)
     size = np.abs(gamma)
@@ -84,7 +87,9 @@ def problem(k, dtype, n=70, scale=2.0):
 
 @pytest.mark.parametrize("k", WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("kind", "gamma"), [(FOCAL, 2.0), (FOCAL, 0.5), (INVERSE, 1.5), (DUAL, 2.5)])
+@pytest.mark.parametrize(
+    ("kind", "gamma"), [(FOCAL, 2.0), (FOCAL, 0.5), (INVERSE, 1.5), (DUAL, 2.5), (BRIER, 0.0)]
+)
 def test_losses_and_gradients_by_the_formulas(rows, k, dtype, kind, gamma):
     z, y = problem(k, dtype)
     loss, gradient = truth(z, y, kind, gamma) if k > 1 else (np.zeros(len(y)), np.zeros(z.shape))
@@ -126,7 +131,7 @@ def test_weights_and_ignored_rows(rows, reduction):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", [FOCAL, INVERSE, DUAL])
+@pytest.mark.parametrize("kind", [FOCAL, INVERSE, DUAL, BRIER])
 def test_sure_and_masked_rows(rows, dtype, kind):
     inf = np.inf
     z = np.array(
@@ -142,7 +147,7 @@ def test_sure_and_masked_rows(rows, dtype, kind):
     np.testing.assert_allclose(loss[4:5], two, rtol=1e-6)
     np.testing.assert_allclose(gradient[4:5, [0, 2]], slopes, rtol=1e-6)
     assert loss[5] == 0
-    assert loss[1] == pytest.approx(1e4, rel=1e-6)
+    assert loss[1] == pytest.approx(2 if kind == BRIER else 1e4, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

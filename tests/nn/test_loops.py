@@ -28,6 +28,7 @@ LOSSES = {
     "focal 0.5": lambda z, y, **o: fnn.focal_loss(z, y, 0.5, **o),
     "inverse": lambda z, y, **o: fnn.inverse_focal_loss(z, y, 3.0, **o),
     "flsd": fnn.flsd_loss,
+    "brier": fnn.brier_loss,
     "dual": lambda z, y, **o: fnn.dual_focal_loss(z, y, 5.0, **o),
     "proper": lambda z, y, **o: fnn.proper_focal_loss(z, y, 1.0, **o),
     "adafocal": adafocal,
@@ -262,3 +263,15 @@ def test_what_changed_since_the_loss_is_noticed(changed):
     {"logits": logits.detach(), "labels": y, "weight": weight}[changed].zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, z, create_graph=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_the_gradient_of_a_gradient_that_moves():
+    z, y = torch.randn(4, 3, dtype=torch.double, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    loss = fnn.focal_loss(z, y, reduction="none")
+    by, moving = torch.rand(2, 4, dtype=torch.double)
+    expected = torch.autograd.grad(loss, z, moving, retain_graph=True)[0]
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(by, moving)
+        (found,) = torch.autograd.grad(loss, z, dual)
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(found).tangent, expected)

@@ -19,7 +19,7 @@ from focalcal.nn._curves import Gamma
 from focalcal.nn._reduction import GammaLike, Reduction, Rows
 
 #: Curves and reductions, as loops.h numbers them; a FOCAL curve with γ < 0 is the inverse focal one of |γ|.
-FOCAL, INVERSE, DUAL = range(3)
+FOCAL, INVERSE, DUAL, BRIER = range(4)
 _REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}
 
 #: Numbers that the loops keep of a row.
@@ -107,7 +107,12 @@ def _plain(values: Tensor) -> bool:
     """Return whether the values lie in this process's memory, and nothing but autograd follows them."""
     if kernels.compiled() is None or not _in_memory(values) or not values.is_contiguous():
         return False
-    return not (
+    return not _followed()
+
+
+def _followed() -> bool:
+    """Return whether forward-mode derivatives, function transforms or dispatch modes follow what is done."""
+    return bool(
         forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
@@ -161,7 +166,7 @@ class _CompiledLoss(torch.autograd.Function):
         logits, codes, weight, kept = ctx.saved_tensors
         (upstream,) = gradients
         further = torch.is_grad_enabled()  # the gradient will be differentiated
-        if further or not _in_memory(upstream):
+        if further or _followed() or not _in_memory(upstream):
             with torch.enable_grad():
                 loss = ctx.formula(Rows(logits, codes, None, weight, ctx.shape, ctx.ignore_index))
             return *torch.autograd.grad(loss, logits, upstream, create_graph=further), None, None

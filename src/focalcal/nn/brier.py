@@ -2,11 +2,14 @@ r"""Brier score as a loss: :math:`\sum_k (q_k - t_k)^2`."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.nn.modules.loss import _WeightedLoss
 
+from focalcal.nn._compiled import BRIER, compiled_loss
 from focalcal.nn._odds import label_odds
 from focalcal.nn._reduction import Reduction, Rows, arrange, check_reduction, reduce_label_losses, reduce_rows
 
@@ -52,14 +55,20 @@ def brier_loss(
     """
     check_reduction(reduction)
     rows = arrange(logits, target, weight, ignore_index, label_smoothing)
-    if rows.label is not None and not label_smoothing:
-        s, share = label_odds(rows.logits, rows.label)
-        return reduce_label_losses(rows, torch.sigmoid(-s) ** 2 * (1 + (share * share).sum(1)), reduction)
+    if rows.codes is not None and not label_smoothing:
+        return compiled_loss(BRIER, 0.0, rows, reduction, partial(_label_brier, reduction))
     wanted = _wanted(rows, label_smoothing)
     losses = ((torch.softmax(rows.logits, 1) - wanted) ** 2).sum(1)
     if rows.label is not None:
         return reduce_label_losses(rows, losses, reduction)
     return reduce_rows(rows, losses if rows.weight is None else losses * (wanted @ rows.weight), reduction)
+
+
+def _label_brier(reduction: Reduction, rows: Rows) -> Tensor:
+    if rows.label is None:
+        raise TypeError("Expected class indices.")
+    s, share = label_odds(rows.logits, rows.label)
+    return reduce_label_losses(rows, torch.sigmoid(-s) ** 2 * (1 + (share * share).sum(1)), reduction)
 
 
 def _wanted(rows: Rows, label_smoothing: float) -> Tensor:

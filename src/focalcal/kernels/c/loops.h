@@ -63,11 +63,11 @@ typedef int fit_function(const struct scores *s, const int64_t *codes, const dou
                          double gamma, double *sums);
 
 /* A training loss of one label a row, over contiguous arrays; kinds and reductions as in nn/_compiled.py. */
-enum { FOCAL, INVERSE, DUAL }; /* FOCAL with γ < 0: inverse focal of |γ| */
+enum { FOCAL, INVERSE, DUAL, BRIER }; /* FOCAL with γ < 0: inverse focal of |γ| */
 enum { MEAN, SUM, EACH_ROW };
 
-/* What backward needs of a row: the gradient is exp(z - most) * factor, but `own` at the label, and with `other`
- * added at the rival's place. */
+/* What backward needs of a row: the gradient is exp(z - most) * factor, but `own` at the label. `other` is added at
+ * the rival's place or, for the Brier score, multiplies exp(z - most)². */
 struct kept_row {
     double most, factor, own, other, place;
 };
