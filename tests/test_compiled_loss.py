@@ -114,6 +114,13 @@ def test_gamma_steps_with_the_label_probability(rows):
     np.testing.assert_allclose(slopes, gradient, rtol=1e-9, atol=1e-13)
 
 
+def test_an_edge_belongs_to_the_step_above(rows):
+    z, y = np.zeros((1, 2)), np.zeros(1, dtype=int)  # q is 1/2 exactly
+    for edge, gamma in ((0.5, 3.0), (np.nextafter(0.5, 1), 1.0)):
+        found, _ = run(rows, z, y, FOCAL, 0.0, steps=(np.array([edge]), np.array([1.0, 3.0])))
+        np.testing.assert_allclose(found, 0.5**gamma * np.log(2), rtol=1e-14)
+
+
 @pytest.mark.parametrize("reduction", [MEAN, SUM])
 def test_weights_and_ignored_rows(rows, reduction):
     z, y = problem(6, "float64")

@@ -127,7 +127,7 @@ def test_the_backward_pass_of_a_network(calls):
 
 def test_views_and_expanded_gradients(calls):
     wide = torch.randn(10, 8, dtype=torch.double, requires_grad=True)
-    y = torch.arange(20)[::2] % 4
+    y = (torch.arange(20) % 4)[::2]
 
     def summed():  # backward of sum() is an expanded tensor; labels are strided
         return torch.autograd.grad(fnn.focal_loss(wide[:, :4].contiguous(), y, reduction="none").sum(), wide)[

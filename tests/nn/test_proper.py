@@ -103,6 +103,7 @@ def test_the_layer_frozen_and_learnt():
     other.load_state_dict(frozen.state_dict())
     torch.testing.assert_close(other(z), frozen(z))
     learnt = fnn.FocalCalibrationMap(0.1, learnable=True).double()
+    assert [name for name, p in learnt.named_parameters() if p.requires_grad] == ["log1p_gamma"]
     y = torch.distributions.Categorical(logits=frozen(z)).sample()
     optimizer = torch.optim.LBFGS(learnt.parameters(), line_search_fn="strong_wolfe")
 
