@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focalcal._validate import Input, check_block
-
-#: From a batch to what the model is given (a tuple is spread, a dict is passed by name) and the labels.
-Unpack = Callable[[Any], tuple[Any, Any]]
+from focalcal.nn._batches import Unpack, called, device_of, logits_of, moved, parts
 
 
 class RowStore:
@@ -108,55 +106,12 @@ def collect(
     ignore_index: int,
 ) -> None:
     """Run a model over a loader and keep its outputs with their labels."""
-    if device is None:
-        held = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
-        device = torch.device("cpu") if held is None else held.device
+    device = device_of(model) if device is None else device
     with evaluating(model):
         for batch in loader:
-            inputs, labels = (unpack or _parts)(batch)
-            scores = logits_of(_called(model, _moved(inputs, device)))
+            inputs, labels = (unpack or parts)(batch)
+            scores = logits_of(called(model, moved(inputs, device)))
             store.add(*_as_rows(scores.detach(), _as_labels(labels), ignore_index))
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model returned: a tensor, a tuple's first entry, or what is named so."""
-    found = output["logits"] if isinstance(output, Mapping) and "logits" in output else output
-    found = getattr(found, "logits", found)
-    found = found[0] if isinstance(found, (tuple, list)) and found else found
-    if not isinstance(found, Tensor):
-        raise TypeError(
-            "Expected the model to return logits as a tensor, as a tuple's first entry, or as .logits or "
-            f"['logits'], got {type(output).__name__}. Wrap the model in one that does."
-        )
-    return found
-
-
-def _parts(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, Mapping) and "labels" in batch:
-        return {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    what = f"{len(batch)} entries" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    raise TypeError(
-        f"Expected batches (inputs, labels), or dicts with 'labels', got {what}. Pass "
-        "unpack=lambda batch: (inputs, labels)."
-    )
-
-
-def _moved(value: Any, device: torch.device | str) -> Any:
-    if hasattr(value, "to"):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(entry, device) for name, entry in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_moved(entry, device) for entry in value)
-    return value
-
-
-def _called(model: torch.nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def _as_labels(labels: Any) -> Tensor:

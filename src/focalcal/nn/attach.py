@@ -13,7 +13,8 @@ from torch import Tensor
 from focalcal._settings import check_count
 from focalcal._validate import check_input
 from focalcal.calibrators import Calibrator, FocalTemperatureScaling
-from focalcal.nn._outputs import RowStore, Unpack, collect, logits_of
+from focalcal.nn._batches import Unpack, logits_of
+from focalcal.nn._outputs import RowStore, collect
 from focalcal.nn.convert import to_module
 
 
