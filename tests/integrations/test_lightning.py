@@ -162,6 +162,21 @@ def test_one_of_several_dataloaders_and_logits_by_function(rows, tmp_path):
     assert "val_ece_calibrated" in trainer.callback_metrics  # without the dataloader's number
 
 
+def test_classes_name_the_columns(rows, tmp_path):
+    z, y = rows
+    n_classes = z.shape[1]
+    plain = CalibrationCallback()
+    trainer_of(lightning, tmp_path, plain).validate(model_of(lightning)(), loader(z, y), verbose=False)
+    for classes in ([f"class {k}" for k in range(n_classes)], list(range(n_classes))[::-1]):
+        callback = CalibrationCallback(FocalTemperatureScaling(classes=classes))
+        trainer_of(lightning, tmp_path, callback).validate(model_of(lightning)(), loader(z, y), verbose=False)
+        assert callback.calibrator_.temperature_ == plain.calibrator_.temperature_
+        assert callback.calibrator_.classes_.tolist() == classes
+    few = CalibrationCallback(FocalTemperatureScaling(classes=["a"]))
+    with pytest.raises(ValueError, match="Expected classes to name each of the"):
+        trainer_of(lightning, tmp_path, few).validate(model_of(lightning)(), loader(z, y), verbose=False)
+
+
 def test_images_are_halved_as_wholes(images, tmp_path):
     z, y = images
     callback = CalibrationCallback(TemperatureScaling())

@@ -42,7 +42,7 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
     Parameters
     ----------
     calibrator : unfitted calibrator of logits, optional
-        What is fitted; by default `focalcal.FocalTemperatureScaling`.
+        What is fitted; by default `focalcal.FocalTemperatureScaling`. Its `classes` name the columns.
     logits : callable, optional
         From what `validation_step` returned and the batch to logits (N, K, d1, …) and class indices
         (N, d1, …). By default `validation_step` returns a dict with "logits" and "labels" (or "target").
@@ -175,11 +175,11 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
                 "one half and judge on the other, got fewer. Check dataloader and ignore_index."
             )
         judge = Judge(class_count(halves[0][0].scores), "logits", self.bins)
+        nothing = np.zeros(judge.size)
+        raw = sum(map(judge.sums, batches), nothing)  # which checks the labels
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CalibrationWarning)  # said of the fit on all rows
             fitted = [self._fitted(half, judge.n_classes) for half in halves]
-        nothing = np.zeros(judge.size)
-        raw = sum(map(judge.sums, batches), nothing)
         mapped = (
             judge.sums(Batch(other.transform(batch.scores), batch.labels, batch.cluster))
             for half, other in zip(halves, reversed(fitted), strict=True)
@@ -190,9 +190,12 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
 
     def _fitted(self, batches: list[Batch], n_classes: int) -> Calibrator:
         calibrator: Calibrator = clone(self.calibrator)
-        if calibrator.classes is None:
-            calibrator.classes = np.arange(n_classes)
-        return calibrator.fit(*stacked(batches))
+        classes = np.arange(n_classes) if calibrator.classes is None else np.asarray(calibrator.classes)
+        scores, labels = stacked(batches)
+        # a wrong number of names is the calibrator's to refuse
+        named = classes[labels] if len(classes) == n_classes else labels
+        calibrator.classes = classes
+        return calibrator.fit(scores, named)
 
 
 def _logits_and_labels(outputs: Any, batch: Any) -> tuple[Any, Any]:
