@@ -328,7 +328,7 @@ def test_labels_and_scores_that_cannot_be_right(table):
         CalibratedClassifier(GaussianNB()).fit(X, None)
     with pytest.raises(ValueError, match="at least 2 classes, got only the class"):
         CalibratedClassifier(GaussianNB(), cv=[(np.arange(9), [9])]).fit(X, np.zeros(600, int))
-    four = np.r_[y[:300], np.full(300, 3)]
-    pairs = CalibratedClassifier(SVC(decision_function_shape="ovo"), cv=StratifiedKFold(2, shuffle=True))
-    with pytest.raises(ValueError, match="classes to name each of the 6 columns once, got 4"):
-        pairs.fit(X, four)
+    pairs = make_pipeline(StandardScaler(), SVC(decision_function_shape="ovo"))
+    for labels in (y, np.r_[y[:300], np.full(300, 3)]):  # three classes make three pairs, four make six
+        with pytest.raises(ValueError, match="a column a class from decision_function, got one a pair"):
+            CalibratedClassifier(pairs, cv=StratifiedKFold(2, shuffle=True)).fit(X, labels)

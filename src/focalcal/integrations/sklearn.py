@@ -247,12 +247,25 @@ def _scores(estimator: Any, X: Any, response: Response) -> tuple[NDArray[Any], I
     check_choice("response", response, ("auto", *kinds))
     for name in kinds if response == "auto" else (response,):
         if hasattr(estimator, name):
-            return as_scores(getattr(estimator, name)(X), name), kinds[name]
+            scores = as_scores(getattr(estimator, name)(X), name)
+            if kinds[name] == "logits" and scores.ndim == 2:
+                _check_columns(estimator)
+            return scores, kinds[name]
     wanted = "predict_proba or decision_function" if response == "auto" else response
     raise TypeError(
         f"Expected an estimator with {wanted}, got {type(estimator).__name__}. Pass a callable as response "
         "that gives logits from the fitted estimator and X."
     )
+
+
+def _check_columns(estimator: Any) -> None:
+    """Check that a decision function has a column a class: three pairs of classes look like three classes."""
+    options = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    if any(name.endswith("decision_function_shape") and value == "ovo" for name, value in options.items()):
+        raise ValueError(
+            "Expected a column a class from decision_function, got one a pair of classes. Set "
+            'decision_function_shape="ovr".'
+        )
 
 
 def _fit_fold(
