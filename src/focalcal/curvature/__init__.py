@@ -1,0 +1,12 @@
+"""Curvature of a model's loss in its parameters; needs PyTorch."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "focalcal.curvature needs torch: pip install 'focalcal[torch]'", name="torch"
+    ) from error
+
+from focalcal.curvature.surface import LossSurface
+
+__all__ = ["LossSurface"]
