@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
         "focalcal.curvature needs torch: pip install 'focalcal[torch]'", name="torch"
     ) from error
 
+from focalcal.curvature.hutchinson import hutchinson_trace
 from focalcal.curvature.surface import LossSurface
 
-__all__ = ["LossSurface"]
+__all__ = ["LossSurface", "hutchinson_trace"]
