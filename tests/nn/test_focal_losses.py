@@ -236,6 +236,11 @@ def test_soft_targets_mix_and_masked_classes_without_mass_cost_nothing():
         torch.testing.assert_close(loss(z, target), loss(z, torch.tensor([0, 2, 3])))
     z[:, 1] = -torch.inf
     assert fnn.focal_loss(z, target).isfinite()
+    z.requires_grad_()
+    for loss in (fnn.focal_loss, fnn.inverse_focal_loss, fnn.flsd_loss):
+        (found,) = torch.autograd.grad(loss(z, target), z)
+        (expected,) = torch.autograd.grad(loss(z, torch.tensor([0, 2, 3])), z)
+        torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         fnn.focal_loss(z, torch.tensor([0, 2, 3])), fnn.focal_loss(z[:, [0, 2, 3]], torch.tensor([0, 1, 2]))
     )

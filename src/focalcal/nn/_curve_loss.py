@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -54,6 +55,8 @@ def rows_loss(
             _KINDS[curve], gamma, rows, reduction, partial(_label_loss, curve, gamma, reduction)
         )
     s = class_odds(rows.logits)
+    if rows.soft is not None:  # the slope of a masked class, which has no target mass, is not a number
+        s = torch.where(rows.soft == 0, 0.0, s)
     losses = curve(s, _class_gamma(gamma, rows, s))
     return reduce_class_losses(rows, losses, label_smoothing, reduction)
 
