@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -116,3 +117,12 @@ def test_binary_gamma_zero_is_binary_cross_entropy_with_weights():
         torch.testing.assert_close(module(x, t), expected)
     with pytest.raises(ValueError, match="Expected a target of shape"):
         fnn.binary_focal_loss(x, t[:2])
+
+
+def test_batches_without_a_row_that_counts():
+    z, y = torch.randn(3, 4, requires_grad=True), torch.full((3,), -100)
+    for rows in (slice(3), slice(0)):
+        for loss in (fnn.mmce_penalty, partial(fnn.aurc_loss, reduction="sum")):
+            found = loss(z[rows], y[rows])
+            assert found == 0
+            assert torch.equal(torch.autograd.grad(found, z)[0], torch.zeros_like(z))

@@ -101,6 +101,8 @@ def _confidence(rows: Rows, name: str) -> Tensor:
 
 def _distribution(x: Tensor, valid: Tensor, quantile: float, bins: int, smoothing: float) -> Tensor:
     """Return G(x), at most G(τ), for each row."""
+    if not len(x):
+        return x
     weight = valid.to(x.dtype)
     n = weight.sum()
     place = (x.detach() * bins).long().clamp(0, bins - 1)

@@ -75,7 +75,7 @@ def _mmce(rows: Rows, width: float, squared: bool) -> Tensor:
     gap = torch.where(rows.valid, gap, 0.0)
     confidence = torch.sigmoid(s)
     kernel = torch.exp(-(confidence.unsqueeze(1) - confidence.unsqueeze(0)).abs() / width)
-    square = (gap.unsqueeze(1) * gap.unsqueeze(0) * kernel).sum() / rows.valid.sum() ** 2
+    square = (gap.unsqueeze(1) * gap.unsqueeze(0) * kernel).sum() / rows.valid.sum().clamp(min=1) ** 2
     if squared:
         return square
     positive = square > torch.finfo(square.dtype).tiny
