@@ -104,7 +104,6 @@ def dense(net, loss, x, y, names):
     return value(at), torch.func.grad(value)(at), torch.func.hessian(value)(at), jacobian.T @ inner @ jacobian
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_batches_of_any_size_equal_dense_derivatives(model, loss):

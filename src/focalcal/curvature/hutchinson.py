@@ -47,8 +47,8 @@ def hutchinson_trace(
     Notes
     -----
     The variance of one probe is :math:`2 \sum_{i \ne j} A_{ij}^2`: a diagonal matrix is found exactly. Where
-    few eigenvalues carry the trace the probes' distribution is skewed: 95 % intervals of 3 to 50 probes covered
-    the trace of a GGN of two classes in 91 to 94 %, and that of its Hessian in 95 to 96 %.
+    few eigenvalues carry the trace the probes' distribution is skewed: 95 % intervals of 3 to 50 probes
+    covered the trace of a GGN of two classes in 91 to 94 %, and that of its Hessian in 95 to 96 %.
 
     References
     ----------
