@@ -275,3 +275,12 @@ def test_the_gradient_of_a_gradient_that_moves():
         dual = torch.autograd.forward_ad.make_dual(by, moving)
         (found,) = torch.autograd.grad(loss, z, dual)
         torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(found).tangent, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of shapes
+@pytest.mark.parametrize("name", ["focal", "dual"])
+def test_a_trace_takes_the_formulas(name):
+    z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    traced = torch.jit.trace(lambda z: LOSSES[name](z, y), (z,))
+    torch.testing.assert_close(traced(2 * z), LOSSES[name](2 * z, y))

@@ -111,9 +111,10 @@ def _plain(values: Tensor) -> bool:
 
 
 def _followed() -> bool:
-    """Return whether forward-mode derivatives, function transforms or dispatch modes follow what is done."""
+    """Return whether forward mode, function transforms, dispatch modes or a trace follow what is done."""
     return bool(
         forward_ad._current_level >= 0
+        or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
