@@ -200,3 +200,12 @@ def test_what_is_no_confidence_does_not_reach_the_bins(kind):
     torch.testing.assert_close(loss.state_dict(), kind(bins=2).state_dict())
     broken[5] = torch.nan  # left out
     loss.update(broken[[0, 2, 3, 4, 5]], y[[0, 2, 3, 4, 5]])
+
+
+def test_a_network_made_on_the_meta_device():
+    with torch.device("meta"):
+        loss = AdaFocalLoss(bins=2)
+    loss = loss.to_empty(device="cpu")
+    made = AdaFocalLoss(bins=2, gamma=3.0)
+    loss.load_state_dict(made.state_dict())
+    torch.testing.assert_close(loss.state_dict(), made.state_dict())

@@ -126,8 +126,11 @@ class _BinnedFocalLoss(_WeightedLoss):
         for name in state:
             setattr(self, name, torch.empty(0))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        wide = torch.float32 if device.type == "mps" else torch.float64
         for name, values in state.items():
-            setattr(self, name, values.to(device, torch.float32 if device.type == "mps" else torch.float64))
+            # to_empty, of a network made on the meta device: a state_dict brings the values
+            moved = torch.empty_like(values, device=device) if values.is_meta else values.to(device)
+            setattr(self, name, moved.to(wide))
         return self
 
     def extra_repr(self) -> str:
