@@ -119,6 +119,15 @@ def test_no_cast_rounds_a_frozen_temperature():
     assert repr(layer) == "FocalTemperature(temperature=0.3333, gamma=0.7, learnable=False)"
 
 
+def test_a_default_device_does_not_lose_the_state():
+    layer = FocalTemperature(1.7, 0.3)
+    with torch.device("meta"):
+        state = layer.state_dict()
+        other = FocalTemperature()
+        other.load_state_dict(state)
+    assert (other.temperature.item(), other.gamma.item()) == (1.7, 0.3)
+
+
 def test_states_that_do_not_fit():
     with pytest.raises(ValueError, match="state of a FocalTemperature with learnable=False, got that of ano"):
         FocalTemperature().load_state_dict(FocalTemperature(learnable=True).state_dict(), strict=False)

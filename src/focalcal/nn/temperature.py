@@ -68,14 +68,14 @@ class FocalTemperature(torch.nn.Module):
         """T, a scalar tensor."""
         if self.learnable:
             return torch.exp(self.log_temperature)
-        return torch.tensor(self._numbers[0], dtype=torch.float64)
+        return torch.tensor(self._numbers[0], dtype=torch.float64, device="cpu")
 
     @property
     def gamma(self) -> Tensor:
         """γ, a scalar tensor."""
         if self.learnable:
             return torch.expm1(self.log1p_gamma)
-        return torch.tensor(self._numbers[1], dtype=torch.float64)
+        return torch.tensor(self._numbers[1], dtype=torch.float64, device="cpu")
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return log-probabilities of the logits' shape (C,) or (N, C, d1, …), float32 or float64."""
@@ -104,7 +104,7 @@ class FocalTemperature(torch.nn.Module):
     # not buffers: .half() would round them, and not every device has float64
     def get_extra_state(self) -> Tensor:
         """Return T and γ if they are frozen, as float64 of shape (2,)."""
-        return torch.tensor(() if self.learnable else self._numbers, dtype=torch.float64)
+        return torch.tensor(() if self.learnable else self._numbers, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take T and γ from a state_dict."""
