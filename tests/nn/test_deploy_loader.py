@@ -239,6 +239,9 @@ def test_wrong_calls():
         calibrate(same, BATCHES)
     with pytest.raises(TypeError, match="Expected a calibrator of focalcal, got str"):
         calibrate(torch.nn.Identity(), BATCHES, "temperature")
+    for names in (["a"], list("abcdefghijkl")):
+        with pytest.raises(ValueError, match="Expected classes to name each of the"):
+            calibrate(torch.nn.Identity(), BATCHES, TemperatureScaling(classes=names))
     with pytest.raises(ValueError, match="Expected memory to be a whole number >= 1, got 0"):
         calibrate(torch.nn.Identity(), BATCHES, memory=0)
     with pytest.raises(TypeError, match=r"Expected the model to return logits .* got SimpleNamespace"):

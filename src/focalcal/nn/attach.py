@@ -137,7 +137,9 @@ def calibrate(
     with RowStore(check_input(fitted.input), check_count("memory", memory)) as store:
         collect(model, loader, store, device, unpack, ignore_index)
         scores, labels = store.rows()
-        fitted.fit(scores, labels if fitted.classes is None else np.asarray(fitted.classes)[labels])
+        classes = np.arange(scores.shape[1]) if fitted.classes is None else np.asarray(fitted.classes)
+        # a wrong number of names is the calibrator's to refuse
+        fitted.fit(scores, classes[labels] if len(classes) == scores.shape[1] else labels)
     return CalibratedModel(model, to_module(fitted), fitted)
 
 
