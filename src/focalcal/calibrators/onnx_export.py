@@ -72,7 +72,8 @@ def to_onnx(
     Notes
     -----
     As `Calibrator.transform`, except that the values are not checked. The probabilities are its own to
-    within 2e−6 in float32 and 1e−14 in float64, also of saturated, tied and masked (−inf) rows.
+    within 2e−6 in float32 and 1e−14 in float64 for γ up to 20, also of saturated, tied and masked
+    (−inf) rows.
 
     Examples
     --------
