@@ -36,6 +36,7 @@ def test_what_is_not_finite_is_left_out(evaluation):
 
 @pytest.mark.slow  # its import alone takes seconds
 def test_mlflow(evaluation, tmp_path, monkeypatch):
+    open_before = plt.get_fignums()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the small edition has no database
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow = pytest.importorskip("mlflow", reason="mlflow is an optional library")
@@ -50,7 +51,7 @@ def test_mlflow(evaluation, tmp_path, monkeypatch):
     assert [one.path for one in client.list_artifacts(run.info.run_id, "val")] == ["val/reliability_3.png"]
     (file,) = tmp_path.rglob("reliability.png")
     assert file.read_bytes().startswith(b"\x89PNG")
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == open_before
 
 
 def test_tensorboard(evaluation, tmp_path):
