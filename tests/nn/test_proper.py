@@ -92,6 +92,8 @@ def test_shapes_of_the_maps():
         fnn.focal_map(z, torch.ones(4))
     with pytest.raises(ValueError, match="Expected a finite gamma >= -1"):
         fnn.inverse_focal_map(z, -2.0)
+    with pytest.raises(ValueError, match="Expected a finite gamma >= -1"):
+        fnn.focal_map(z, np.float32(-2))
 
 
 def test_the_layer_frozen_and_learnt():

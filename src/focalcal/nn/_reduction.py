@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -118,7 +119,7 @@ def check_reduction(reduction: str) -> None:
 
 def check_gamma(gamma: object, lowest: float) -> None:
     """Raise for a number γ below the lowest; tensors are not read, which would wait for the device."""
-    if isinstance(gamma, (int, float)) and not lowest <= gamma < float("inf"):
+    if isinstance(gamma, Real) and not lowest <= float(gamma) < float("inf"):
         raise ValueError(f"Expected a finite gamma >= {lowest:g}, got {gamma}. Choose a larger gamma.")
 
 
