@@ -151,3 +151,12 @@ def test_without_onnx_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"to_onnx needs onnx: pip install 'focalcal\[onnx\]'"):
         focalcal.to_onnx(fitted(2, 1.0))
+
+
+def test_files_that_are_no_models(tmp_path):
+    calibrator = fitted(3, 0.5, 2.0)
+    with pytest.raises(FileNotFoundError, match=r"Expected an ONNX model in .*gone.*, got no such file"):
+        focalcal.to_onnx(calibrator, model=tmp_path / "gone.onnx")
+    (tmp_path / "other.onnx").write_bytes(bytes(range(255, 0, -1)))
+    with pytest.raises(ValueError, match=r"Expected an ONNX model in .*other.*, got another file"):
+        focalcal.to_onnx(calibrator, model=tmp_path / "other.onnx")

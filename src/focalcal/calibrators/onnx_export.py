@@ -131,7 +131,7 @@ def _alone(
 
 def _behind(onnx: Any, calibrator: Calibrator, dtype: str, model: Any) -> Any:
     """Return a classifier's model with the calibrator's appended to its output."""
-    first = onnx.load(model) if isinstance(model, (str, os.PathLike)) else model
+    first = _read(onnx, model) if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(first, onnx.ModelProto):
         raise TypeError(
             f"Expected model as an onnx.ModelProto or the path of one, got {type(first).__name__}. Export it."
@@ -141,8 +141,8 @@ def _behind(onnx: Any, calibrator: Calibrator, dtype: str, model: Any) -> Any:
     if len(outputs) != 1 or opset < _LOWEST_OPSET:
         raise ValueError(
             f"Expected a model of one output and opset {_LOWEST_OPSET} or later, got outputs "
-            f"{', '.join(name for name, _ in outputs)} and opset {opset}. Export the scores alone, or "
-            "convert it with onnx.version_converter."
+            f"{', '.join(name for name, _ in outputs) or 'none'} and opset {opset}. Export the scores "
+            "alone, or convert it with onnx.version_converter."
         )
     name, kind = outputs[0]
     wanted = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -157,6 +157,15 @@ def _behind(onnx: Any, calibrator: Calibrator, dtype: str, model: Any) -> Any:
     joined = onnx.compose.merge_models(first, last, io_map=[(name, _INPUTS[calibrator.input])])
     del joined.opset_import[len(first.opset_import) :]  # which onnx lists once for each model
     return joined
+
+
+def _read(onnx: Any, path: str | os.PathLike[str]) -> Any:
+    try:
+        return onnx.load(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Expected an ONNX model in {path}, got no such file. Export it.") from error
+    except Exception as error:  # protobuf's own, which onnx does not name
+        raise ValueError(f"Expected an ONNX model in {path}, got another file: {error}.") from error
 
 
 # a family registers here how it is said in ONNX
