@@ -8,6 +8,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from focalcal.curvature.hutchinson import hutchinson_trace
+from focalcal.curvature.structured import structured_trace
 from focalcal.curvature.surface import LossSurface
 
-__all__ = ["LossSurface", "hutchinson_trace"]
+__all__ = ["LossSurface", "hutchinson_trace", "structured_trace"]

@@ -99,21 +99,21 @@ class LossSurface:
 
         def visit(inputs: Any, target: Any, found: Tensor) -> float:
             with torch.no_grad():
-                total, weight = batch_total(self.loss, self._logits(inputs), target)
+                total, weight = self.total(self.logits(inputs), target)
             found[0, 0] += total
             return weight
 
-        return float(self._mean(visit, torch.zeros(1, 1, dtype=torch.float64, device=self.device)))
+        return float(self.mean_of(visit, torch.zeros(1, 1, dtype=torch.float64, device=self.device)))
 
     def gradient(self) -> Tensor:
         """Return the gradient of the mean loss, float64 (P,)."""
 
         def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            total, weight = batch_total(self.loss, self._logits(inputs), target)
-            found[:, 0] += self.parameters.join(self._slopes(total))
+            total, weight = self.total(self.logits(inputs), target)
+            found[:, 0] += self.parameters.join(self.pulled(total))
             return weight
 
-        return self._mean(visit, self._zeros(1))[:, 0]
+        return self.mean_of(visit, self._zeros(1))[:, 0]
 
     def hessian_product(self, vectors: Tensor) -> Tensor:
         """Return the Hessian times one vector (P,) or several (P, m), float64 of the same shape.
@@ -123,17 +123,17 @@ class LossSurface:
         columns = self._columns(vectors)
 
         def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            total, weight = batch_total(self.loss, self._logits(inputs), target)
-            slopes = self._slopes(total, create_graph=True)
+            total, weight = self.total(self.logits(inputs), target)
+            slopes = self.pulled(total, create_graph=True)
             curved = [i for i, slope in enumerate(slopes) if slope.requires_grad]
             for j in range(columns.shape[1] if curved else 0):
                 vector = self.parameters.split(columns[:, j])
                 own, along = [slopes[i] for i in curved], [vector[i] for i in curved]
-                product = self._slopes(own, along, retain_graph=j + 1 < columns.shape[1])
+                product = self.pulled(own, along, retain_graph=j + 1 < columns.shape[1])
                 found[:, j] += self.parameters.join(product)
             return weight
 
-        return self._mean(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
+        return self.mean_of(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
 
     def ggn_product(self, vectors: Tensor) -> Tensor:
         """Return the generalised Gauss–Newton matrix times one vector (P,) or several (P, m), as float64.
@@ -147,16 +147,16 @@ class LossSurface:
             for j in range(columns.shape[1]):
                 logits, along = self._pushed(inputs, columns[:, j])
                 at = logits.detach().requires_grad_()
-                total, weight = batch_total(self.loss, at, target)
+                total, weight = self.total(at, target)
                 (slope,) = torch.autograd.grad(total, at, create_graph=True)
                 if slope.requires_grad:
                     (bent,) = torch.autograd.grad(slope, at, along, materialize_grads=True)
-                    found[:, j] += self.parameters.join(self._slopes(logits, bent))
+                    found[:, j] += self.parameters.join(self.pulled(logits, bent))
             return weight
 
-        return self._mean(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
+        return self.mean_of(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
 
-    def _mean(self, visit: Callable[[Any, Any, Tensor], float], found: Tensor) -> Tensor:
+    def mean_of(self, visit: Callable[[Any, Any, Tensor], float], found: Tensor) -> Tensor:
         """Let a visitor add each batch's sum to what was found, and divide by the weights it returns."""
         weight = 0.0
         with measuring(self.model, self.parameters, train=self.mode == "train"):
@@ -171,7 +171,8 @@ class LossSurface:
             )
         return found / weight
 
-    def _logits(self, inputs: Any) -> Tensor:
+    def logits(self, inputs: Any) -> Tensor:
+        """Return the model's logits for the inputs of a batch."""
         return logits_of(called(self.model, inputs))
 
     def _pushed(self, inputs: Any, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,8 +188,12 @@ class LossSurface:
             logits, along = unpack(logits_of(called(moving, inputs)))
         return logits, torch.zeros_like(logits) if along is None else along.detach()
 
-    def _slopes(self, of: Any, upstream: Any = None, **options: bool) -> Any:
-        """Return gradients in the parameters, zeros for those that are not used."""
+    def total(self, logits: Tensor, target: Any) -> tuple[Tensor, float]:
+        """Return a batch's summed loss, and the weight that a mean divides it by."""
+        return batch_total(self.loss, logits, target)
+
+    def pulled(self, of: Any, upstream: Any = None, **options: bool) -> Any:
+        """Return gradients in the parameters, as a tuple, zeros for those that are not used."""
         wanted = self.parameters.tensors
         return torch.autograd.grad(of, wanted, upstream, allow_unused=True, materialize_grads=True, **options)
 
