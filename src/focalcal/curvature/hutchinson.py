@@ -2,12 +2,10 @@ r"""Hutchinson's estimate of a trace: :math:`\mathrm{E}\,v^\top A v = \mathrm{tr
 
 from __future__ import annotations
 
-import math
-
 import torch
-from scipy.stats import t as student
 
-from focalcal._settings import check_choice, check_count, check_level
+from focalcal._settings import check_choice
+from focalcal.curvature.probes import check_probes, over_probes, random_signs
 from focalcal.curvature.surface import LossSurface
 from focalcal.intervals.estimate import Estimate
 
@@ -64,19 +62,13 @@ def hutchinson_trace(
     5.0000 [5.0000, 5.0000] (n=2)
     """
     check_choice("matrix", matrix, ("hessian", "ggn"))
-    check_level(level)
-    if check_count("probes", probes) < 2:
-        raise ValueError("Expected at least 2 probes, whose spread is the error's, got 1.")
+    check_probes("probes", probes, level)
     generator = torch.Generator().manual_seed(seed)
     device = surface.parameters.tensors[0].device
     product = surface.hessian_product if matrix == "hessian" else surface.ggn_product
     found: list[torch.Tensor] = []
     for first in range(0, probes, _TOGETHER):
         count = min(_TOGETHER, probes - first)
-        signs = torch.randint(2, (surface.size, count), generator=generator, dtype=torch.float64) * 2 - 1
-        signs = signs.to(device)
+        signs = random_signs((surface.size, count), generator).to(device)
         found.append((signs * product(signs)).sum(0))
-    values = torch.cat(found)
-    value, stderr = float(values.mean()), float(values.std()) / math.sqrt(probes)
-    margin = stderr * float(student.ppf((1 + level) / 2, probes - 1))
-    return Estimate(value, stderr, value - margin, value + margin, probes, "Hutchinson's probes", level)
+    return over_probes(torch.cat(found), "Hutchinson's probes", level)

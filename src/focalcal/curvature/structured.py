@@ -11,15 +11,13 @@ indefinite), and no second derivatives.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
-from focalcal._settings import check_count, check_level
 from focalcal.curvature.logit_hessian import check_known, logit_hessian
+from focalcal.curvature.probes import check_probes, over_probes, random_signs
 from focalcal.curvature.surface import LossSurface
 from focalcal.intervals.estimate import Estimate
 
@@ -65,9 +63,7 @@ def structured_trace(
     >>> print(structured_trace(surface, sketches=2))
     0.5000 [0.5000, 0.5000] (n=2)
     """
-    check_level(level)
-    if check_count("sketches", sketches) < 2:
-        raise ValueError("Expected at least 2 sketches, whose spread is the error's, got 1.")
+    check_probes("sketches", sketches, level)
     check_known(surface.loss)
     generator = torch.Generator().manual_seed(seed)
 
@@ -78,7 +74,7 @@ def structured_trace(
         # the model's own graph serves every sketch; rows are the logits' in another order
         rows = logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(len(hessian.label), -1)
         for j in range(sketches):
-            signs = torch.randint(2, rows.shape, generator=generator) * 2 - 1
+            signs = random_signs(tuple(rows.shape), generator)
             w, other = hessian.sketch(signs.to(rows.device, hessian.share.dtype))
             keep = other is not w or j + 1 < sketches
             pulled = surface.parameters.join(surface.pulled(rows, w.to(rows.dtype), retain_graph=keep))
@@ -91,6 +87,4 @@ def structured_trace(
 
     device = surface.parameters.tensors[0].device
     values = surface.mean_of(visit, torch.zeros(1, sketches, dtype=torch.float64, device=device))
-    value, stderr = float(values.mean()), float(values.std()) / math.sqrt(sketches)
-    margin = stderr * float(student.ppf((1 + level) / 2, sketches - 1))
-    return Estimate(value, stderr, value - margin, value + margin, sketches, "sketched logit Hessian", level)
+    return over_probes(values[0], "sketched logit Hessian", level)
