@@ -1,4 +1,4 @@
-"""The examples of an adapter need its library."""
+"""The examples of what needs an optional library are left out without it."""
 
 from importlib.util import find_spec
 
@@ -7,3 +7,4 @@ collect_ignore = [
     for library in ("lightning", "torchmetrics")
     if find_spec(library) is None
 ]
+collect_ignore_glob = [] if find_spec("torch") else ["focalcal/nn/*", "focalcal/curvature/*"]
