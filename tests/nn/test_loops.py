@@ -151,9 +151,11 @@ def test_a_network_that_diverged_shows_it(name):
     assert not LOSSES[name](z, torch.tensor([0, -100, 1, 2])).isnan()
 
 
-def test_labels_out_of_range_are_refused():
-    with pytest.raises((RuntimeError, IndexError), match=r"out of (bounds|range)"):
-        fnn.focal_loss(torch.randn(4, 3), torch.tensor([0, 1, 2, 3]))
+@pytest.mark.parametrize("wrong", [3, -1])
+@pytest.mark.parametrize("name", ["focal", "dual", "adafocal", "brier"])
+def test_labels_out_of_range_are_refused(name, wrong):
+    with pytest.raises(ValueError, match=rf"Expected labels from 0 to 2, .*ignore_index=-100, got {wrong}\."):
+        LOSSES[name](torch.randn(4, 3), torch.tensor([0, 1, -100, wrong]))
 
 
 def test_nothing_and_only_ignored_rows(calls):

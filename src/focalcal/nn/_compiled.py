@@ -61,10 +61,23 @@ def compiled_loss(
             call = (kind, known, rows, reduction, formula)  # every argument on its own would be unwrapped
             found: Tensor = _CompiledLoss.apply(rows.logits, rows.codes, call)  # type: ignore[no-untyped-call]
         except _LeftToTorch:
-            pass
+            _check_labels(rows)
         else:
             return found
     return formula(rows)
+
+
+def _check_labels(rows: Rows) -> None:
+    """Raise for labels that are no columns; torch would name an index of its own."""
+    if rows.label is None:
+        return
+    n_classes = rows.logits.shape[1]
+    wrong = rows.label[(rows.label < 0) | (rows.label >= n_classes)]
+    if len(wrong):
+        raise ValueError(
+            f"Expected labels from 0 to {n_classes - 1}, the logits' columns, or ignore_index="
+            f"{rows.ignore_index}, got {int(wrong[0])}. Check how the labels are numbered."
+        )
 
 
 def _known(gamma: GammaLike, dtype: torch.dtype) -> float | Steps | None:
