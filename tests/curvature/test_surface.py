@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface  # noqa: E402
@@ -33,7 +34,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         q, k, v = self.qkv(x.unsqueeze(1) * torch.tensor([1.0, -0.5, 2.0]).reshape(1, 3, 1)).chunk(3, 2)
-        return self.head(F.scaled_dot_product_attention(q, k, v).mean(1))
+        heads = (part.unsqueeze(1) for part in (q, k, v))  # with them torch takes its fused attention
+        return self.head(F.scaled_dot_product_attention(*heads).mean((1, 2)))
 
 
 def convolutions():
@@ -79,6 +81,7 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
+@sdpa_kernel(SDPBackend.MATH)
 def dense(net, loss, x, y, names):
     """Return value, gradient, Hessian and GGN of the whole batch's loss by torch.func."""
     net = copy.deepcopy(net).eval()
