@@ -7,4 +7,6 @@ collect_ignore = [
     for library in ("lightning", "torchmetrics")
     if find_spec(library) is None
 ]
-collect_ignore_glob = [] if find_spec("torch") else ["focalcal/nn/*", "focalcal/curvature/*"]
+collect_ignore_glob = (
+    [] if find_spec("torch") else ["focalcal/nn/*", "focalcal/curvature/*", "focalcal/experiments/*"]
+)

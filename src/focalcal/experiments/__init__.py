@@ -1,0 +1,12 @@
+"""Networks and runs of the papers' experiments; needs PyTorch."""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "focalcal.experiments needs torch: pip install 'focalcal[torch]'", name="torch"
+    ) from error
+
+from focalcal.experiments.nets import cifar_resnet, mlp, resnet20, small_cnn
+
+__all__ = ["cifar_resnet", "mlp", "resnet20", "small_cnn"]
