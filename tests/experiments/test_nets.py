@@ -92,4 +92,6 @@ def test_without_torch_the_import_says_what_to_install():
 
 
 def test_public_names():
-    assert sorted(experiments.__all__) == ["cifar_resnet", "mlp", "resnet20", "small_cnn"]
+    nets = {"cifar_resnet", "mlp", "resnet20", "small_cnn"}
+    assert set(experiments.NETS) == nets
+    assert set(experiments.__all__) == nets | {"load_weights", "named_model", "open_inputs"}
