@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from focalcal.curvature.exact_norms import ExactNorms
 from focalcal.curvature.parameters import Parameters
 
 
@@ -28,6 +29,7 @@ def measuring(model: torch.nn.Module, parameters: Parameters, *, train: bool) ->
         stack.enter_context(torch.enable_grad())
         # the other ways to compute attention have no second derivatives
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(ExactNorms())
         yield
 
 
