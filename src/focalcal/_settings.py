@@ -75,6 +75,13 @@ def check_bandwidth(bandwidth: float) -> float:
     return float(bandwidth)
 
 
+def check_positive(name: str, value: float) -> float:
+    """Check a strength, a radius or a length."""
+    if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Expected {name} finite and above 0, got {value!r}. Choose 0.01, for example.")
+    return float(value)
+
+
 def check_neighbours(count: int) -> None:
     """Check that a row is not alone, where every row is judged by the others."""
     if count < 2:

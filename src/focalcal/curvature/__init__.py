@@ -10,5 +10,6 @@ except ModuleNotFoundError as error:
 from focalcal.curvature.hutchinson import hutchinson_trace
 from focalcal.curvature.structured import structured_trace
 from focalcal.curvature.surface import LossSurface
+from focalcal.curvature.trace_penalty import TracePenalty
 
-__all__ = ["LossSurface", "hutchinson_trace", "structured_trace"]
+__all__ = ["LossSurface", "TracePenalty", "hutchinson_trace", "structured_trace"]
