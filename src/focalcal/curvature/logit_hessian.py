@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from focalcal.nn import AdaFocalLoss, CalFocalLoss, FLSDLoss, FocalLoss, InverseFocalLoss
 from focalcal.nn._odds import label_odds
 from focalcal.nn._reduction import arrange
-
-#: Added before a square root whose slope is wanted: it is infinite at 0, where rows are sure or ignored.
-_TINY = 1e-30
 
 #: Losses of one label that depend on its log-odds alone.
 _CURVES = (torch.nn.CrossEntropyLoss, FocalLoss, InverseFocalLoss, FLSDLoss, AdaFocalLoss, CalFocalLoss)
@@ -34,26 +32,36 @@ class LogitHessian(NamedTuple):
     share: Tensor  # (n, C) π, 0 at the label
     slope: Tensor  # (n,) -L'(s) ≥ 0, times the row's weight
     bend: Tensor  # (n,) L''(s), times the row's weight
-    weight: Tensor  # (n,) of the row, which a mean divides by the sum of
+    weight: Tensor  # (n,) of the row, whose sum a mean divides by
 
-    def sketch(self, signs: Tensor, *, smooth: bool = False) -> tuple[Tensor, Tensor]:
+    def sketch(self, signs: Tensor) -> tuple[Tensor, Tensor]:
         """Return w and w̃ (n, C) with E w w̃ᵀ = the Hessians, for random signs (n, C).
 
-        w̃ is w where no Hessian has a negative part. The label's sign serves its own direction. With `smooth`
-        the slopes of w and w̃ are bounded, also where L'' changes its sign; w̃ is then another.
+        w̃ is w where no Hessian has a negative part. The label's sign serves its own direction.
         """
-        index = self.label.unsqueeze(1)
-        own = signs.gather(1, index)
-        root = (self.share + _TINY).sqrt().scatter(1, index, 0.0) * signs
-        scale = (self.slope + _TINY).sqrt().unsqueeze(1)
-        spread = scale * (root - self.share * root.sum(1, keepdim=True))
-        along = (-self.share).scatter(1, index, 1.0) * own
-        if not smooth and bool((self.bend >= 0).all()):
-            w = spread + along * (self.bend.clamp(min=0.0) + _TINY).sqrt().unsqueeze(1)
-            return w, w
-        # any two factors of L'' serve, and the root of |L''| has a cusp at 0
-        balance = (self.bend.abs() + self.slope + _TINY).sqrt().unsqueeze(1)
-        return spread + along * balance, spread + along * (self.bend.unsqueeze(1) / balance)
+        spread, along = self.spread(signs), self.along() * signs.gather(1, self.label.unsqueeze(1))
+        w = spread + along
+        return w, spread + along * self.bend.sign().unsqueeze(1) if bool((self.bend < 0).any()) else w
+
+    def spread(self, signs: Tensor) -> Tensor:
+        """Return w (n, C) with E w wᵀ = the first term of the Hessians, for random signs (n, C)."""
+        root = self.share.sqrt() * signs
+        return self.slope.sqrt().unsqueeze(1) * (root - self.share * root.sum(1, keepdim=True))
+
+    def along(self) -> Tensor:
+        """Return u (n, C) with ± u uᵀ = the second term, by the sign of `bend`."""
+        direction = (-self.share).scatter(1, self.label.unsqueeze(1), 1.0)
+        return direction * self.bend.abs().sqrt().unsqueeze(1)
+
+    def terms(self) -> tuple[Tensor, Tensor]:
+        """Return u (n, C, C) and signs (n, C) with Σ_k sign_k u_k u_kᵀ = the Hessians."""
+        own = F.one_hot(self.label, self.share.shape[1]).bool()
+        identity = torch.eye(own.shape[1], dtype=self.share.dtype, device=own.device)
+        scale = (self.slope.unsqueeze(1) * self.share).sqrt().unsqueeze(2)
+        spread = scale * (identity - self.share.unsqueeze(1))
+        # the label has no share, and so no term of the first kind: its place is free for the second
+        terms = torch.where(own.unsqueeze(2), self.along().unsqueeze(1), spread)
+        return terms, torch.where(own, self.bend.sign().unsqueeze(1), 1.0)
 
 
 def is_known(loss: Any) -> bool:
@@ -71,32 +79,24 @@ def check_known(loss: Any) -> None:
         )
 
 
-def logit_hessian(loss: Any, logits: Tensor, target: Tensor, *, create_graph: bool = False) -> LogitHessian:
-    """Return the Hessians of the rows' losses; with `create_graph`, as functions of the logits."""
+def logit_hessian(loss: Any, logits: Tensor, target: Tensor) -> LogitHessian:
+    """Return the Hessians of the rows' losses at detached logits."""
     check_known(loss)
     if target.is_floating_point():
         raise ValueError(
             f"Expected class indices, got {target.dtype}. Use hutchinson_trace for soft targets."
         )
-    at = logits if create_graph else logits.detach()
-    rows = arrange(at, target, loss.weight, loss.ignore_index, 0.0)
+    rows = arrange(logits.detach(), target, loss.weight, loss.ignore_index, 0.0)
     if rows.label is None or rows.valid is None:
         raise TypeError("Expected class indices.")
     s, share = label_odds(rows.logits, rows.label)
     share = share.scatter(1, rows.label.unsqueeze(1), 0.0)
-    slope, bend = _slopes(loss, s if create_graph else s.detach(), create_graph)
-    weight = rows.valid.to(s.dtype) if rows.weight is None else rows.weight[rows.label] * rows.valid
-    return LogitHessian(rows.label, share, -slope.clamp(max=0.0) * weight, bend * weight, weight)
-
-
-def _slopes(loss: Any, s: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
-    """Return L'(s) and L''(s) of the rows (n,)."""
     bare = copy.deepcopy(loss)  # a copy that is not deep shares its buffers
     bare.weight, bare.reduction, bare.ignore_index = None, "none", -100
-    at = s if s.requires_grad else s.requires_grad_()
     # two classes with the same log-odds have the same loss
-    label = torch.ones_like(s, dtype=torch.long)
-    value = bare(torch.stack([torch.zeros_like(at), at], 1), label)
+    at = s.detach().requires_grad_()
+    value = bare(torch.stack([torch.zeros_like(at), at], 1), torch.ones_like(rows.label))
     (slope,) = torch.autograd.grad(value.sum(), at, create_graph=True)
-    (bend,) = torch.autograd.grad(slope.sum(), at, create_graph=create_graph)
-    return slope if create_graph else slope.detach(), bend
+    (bend,) = torch.autograd.grad(slope.sum(), at)
+    weight = rows.valid.to(s.dtype) if rows.weight is None else rows.weight[rows.label] * rows.valid
+    return LogitHessian(rows.label, share, -slope.detach().clamp(max=0.0) * weight, bend * weight, weight)

@@ -13,7 +13,7 @@ from focalcal.curvature.parameters import Parameters
 
 
 @contextmanager
-def measuring(model: torch.nn.Module, parameters: Parameters, *, train: bool) -> Iterator[None]:
+def prepared(model: torch.nn.Module, parameters: Parameters, *, train: bool) -> Iterator[None]:
     """Put a model into eval (or train) mode with gradients of the chosen parameters, and undo everything.
 
     Buffers too get their values back, also after an exception: a pass in train mode moves those of BatchNorm.
@@ -26,10 +26,21 @@ def measuring(model: torch.nn.Module, parameters: Parameters, *, train: bool) ->
         model.train(train)
         for tensor, _ in wanted:
             tensor.requires_grad_(True)
-        stack.enter_context(torch.enable_grad())
-        # the other ways to compute attention have no second derivatives
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(ExactNorms())
+        yield
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Let this thread compute what has derivatives of every order."""
+    # the other ways to compute attention have no second derivatives
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ExactNorms():
+        yield
+
+
+@contextmanager
+def measuring(model: torch.nn.Module, parameters: Parameters, *, train: bool) -> Iterator[None]:
+    """Prepare a model, and compute in this thread."""
+    with prepared(model, parameters, train=train), computing():
         yield
 
 

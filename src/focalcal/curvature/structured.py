@@ -1,31 +1,36 @@
 r"""The trace of the generalised Gauss–Newton matrix from the loss's known Hessian in the logits.
 
-With :math:`H_i = \mathrm{E}\, w_i \tilde w_i^\top` the Hessian of row i in its logits,
+With :math:`H_i = \mathrm{E}\, w_i w_i^\top` the Hessian of row i in its logits, for random signs in w,
 
-.. math:: \mathrm{tr} \sum_i J_i^\top H_i J_i =
-          \mathrm{E} \Bigl\langle \sum_i J_i^\top w_i, \sum_i J_i^\top \tilde w_i \Bigr\rangle ,
+.. math:: \mathrm{tr} \sum_i J_i^\top H_i J_i = \mathrm{E} \sum_i \| J_i^\top w_i \|^2
+          = \mathrm{E} \Bigl\| \sum_i J_i^\top w_i \Bigr\|^2 ,
 
-since signs of different rows are independent: one backward pass a batch (two where a row's Hessian is
-indefinite), and no second derivatives.
+the latter since signs of different rows are independent: backward passes, and no second derivatives. One norm
+a row needs the gradients of single rows, has no cross terms, and tells how rows differ; one norm a batch is
+a plain backward pass. With the C terms :math:`H_i = \sum_k \pm u_{ik} u_{ik}^\top` the rows' sum is exact.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from focalcal.curvature.logit_hessian import check_known, logit_hessian
-from focalcal.curvature.probes import check_probes, over_probes, random_signs
+from focalcal._settings import check_choice, check_level
+from focalcal.curvature.logit_hessian import LogitHessian, check_known, logit_hessian
+from focalcal.curvature.passes import Batch, Estimator, side_by_side
+from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, over_probes, random_signs
+from focalcal.curvature.row_moments import moments, row_means
+from focalcal.curvature.row_pulls import squared_pulls
 from focalcal.curvature.surface import LossSurface
-from focalcal.intervals.estimate import Estimate
+from focalcal.curvature.totals import Loss
 
 
 def structured_trace(
-    surface: LossSurface, *, sketches: int = 4, seed: int = 0, level: float = 0.95
-) -> Estimate:
-    r"""Return the trace of the GGN with the standard error that the sketches leave.
+    surface: LossSurface, *, sketches: int = 2, by: str | None = None, seed: int = 0, level: float = 0.95
+) -> TraceEstimate:
+    r"""Return the trace of the GGN, with the error that the sketches leave and that of the data.
 
     In eval mode, and for networks that are piecewise linear in each layer's parameters (ReLU, max-pooling,
     residual connections, BatchNorm), it is the trace of the Hessian too.
@@ -35,7 +40,11 @@ def structured_trace(
     surface : LossSurface
         Of cross-entropy or a loss of the focal family, without label smoothing, on class indices.
     sketches : int
-        Random sketches, at least 2; each costs one backward pass through the model.
+        Random sketches, at least 2; each costs one backward pass.
+    by : {"rows", "batches", "classes"}, optional
+        "rows" sketches each row's own gradient: the smallest error, and that of the data too. It takes memory
+        for the gradients of some rows. "batches" needs no more than training does. "classes" takes C backward
+        passes of each row, and is exact. Default: "rows", in train mode "batches".
     seed : int
         Of the random signs.
     level : float
@@ -43,14 +52,18 @@ def structured_trace(
 
     Returns
     -------
-    Estimate
-        Nats per squared unit of the parameters; n is the number of sketches. The interval is Student's, over
-        sketches: it says nothing of the data, which are taken as given.
+    TraceEstimate
+        Nats per squared unit of the parameters; n is the number of sketches.
 
     Raises
     ------
     ValueError
-        For a loss whose Hessian in the logits is not known here, fewer than 2 sketches, another level.
+        For a loss whose Hessian in the logits is not known here, fewer than 2 sketches, another level, rows
+        in train mode, where BatchNorm couples them, or "classes" of labels that are images.
+
+    Notes
+    -----
+    Of a ResNet-20 a pass with two row sketches took 2.2 times as long as a gradient.
 
     Examples
     --------
@@ -58,33 +71,120 @@ def structured_trace(
 
     >>> model = torch.nn.Linear(1, 2, bias=False)
     >>> _ = torch.nn.init.zeros_(model.weight)
-    >>> batches = [(torch.ones(1, 1), torch.zeros(1, dtype=torch.long))]
+    >>> batches = [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))]
     >>> surface = LossSurface(model, torch.nn.CrossEntropyLoss(), batches)
-    >>> print(structured_trace(surface, sketches=2))
-    0.5000 [0.5000, 0.5000] (n=2)
+    >>> print(structured_trace(surface, by="classes"))
+    0.5000 [0.5000, 0.5000] (n=1)
     """
-    check_probes("sketches", sketches, level)
-    check_known(surface.loss)
-    generator = torch.Generator().manual_seed(seed)
+    return side_by_side(surface, [structured(surface, surface.loss, sketches, by, seed, level)])[0]
 
-    def visit(inputs: Any, target: Any, found: Tensor) -> float:
-        logits = surface.logits(inputs)
-        weight = surface.total(logits.detach(), target)[1]
-        hessian = logit_hessian(surface.loss, logits, target)
-        # the model's own graph serves every sketch; rows are the logits' in another order
-        rows = logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(len(hessian.label), -1)
-        for j in range(sketches):
-            signs = random_signs(tuple(rows.shape), generator)
-            w, other = hessian.sketch(signs.to(rows.device, hessian.share.dtype))
-            keep = other is not w or j + 1 < sketches
-            pulled = surface.parameters.join(surface.pulled(rows, w.to(rows.dtype), retain_graph=keep))
-            if other is w:
-                found[0, j] += pulled @ pulled
-                continue
-            again = surface.pulled(rows, other.to(rows.dtype), retain_graph=j + 1 < sketches)
-            found[0, j] += pulled @ surface.parameters.join(again)
-        return weight
 
-    device = surface.parameters.tensors[0].device
-    values = surface.mean_of(visit, torch.zeros(1, sketches, dtype=torch.float64, device=device))
-    return over_probes(values[0], "sketched logit Hessian", level)
+def structured(
+    surface: LossSurface, loss: Loss, sketches: int, by: str | None, seed: int, level: float
+) -> Estimator[TraceEstimate]:
+    """Estimate the trace of the GGN of one loss."""
+    by = check_choice("by", by or ("rows" if surface.mode == "eval" else "batches"), tuple(_TASKS))
+    check_probes("sketches", sketches, check_level(level))
+    check_known(loss)
+    if by != "batches" and surface.mode == "train":
+        raise ValueError(f'Expected by="batches" in train mode, where BatchNorm couples rows, got {by!r}.')
+    ((found, weight),) = yield [_TASKS[by](loss, sketches, seed)]
+    if by == "batches":
+        return over_probes(found / weight, "sketches of batches", level)
+    rows = row_means(found)
+    value = float(rows.means.mean())
+    if by == "classes":
+        return estimated(value, 0.0, 1, 1, "exact", level, rows.data_variance, rows.n)
+    # what the sketches of a row do not have in common is theirs
+    own = float(rows.covariance.diagonal().mean()) - rows.data_variance
+    stderr = max(own / sketches, 0.0) ** 0.5
+    freedom = rows.n * (sketches - 1)
+    return estimated(value, stderr, freedom, sketches, "sketches of rows", level, rows.data_variance, rows.n)
+
+
+@dataclass(frozen=True)
+class _BatchSketches:
+    """Squared norms of the pulled-back sketches of whole batches (sketches,)."""
+
+    loss: Loss
+    sketches: int
+    seed: int
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, float]:
+        hessian, drawn = _drawn(batch, self.loss, self.sketches, self.seed)
+        join, found = batch.surface.parameters.join, []
+        for signs in drawn:
+            w, other = hessian.sketch(signs)
+            pulled = join(batch.pulled(batch.logits, _as_logits(batch, w), retain_graph=True))
+            again = pulled
+            if other is not w:
+                again = join(batch.pulled(batch.logits, _as_logits(batch, other), retain_graph=True))
+            found.append(pulled @ again)
+        return torch.stack(found), float(hessian.weight.sum())
+
+
+@dataclass(frozen=True)
+class _RowSketches:
+    """Moments of the rows' squared norms, one of each sketch."""
+
+    loss: Loss
+    sketches: int
+    seed: int
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, float]:
+        hessian, drawn = _drawn(batch, self.loss, self.sketches, self.seed)
+        convex = (hessian.bend >= 0).unsqueeze(1)
+        along = hessian.along()
+        bent = [along * signs.gather(1, hessian.label.unsqueeze(1)) for signs in drawn]
+        w = [hessian.spread(signs) + own * convex for signs, own in zip(drawn, bent, strict=True)]
+        squares = squared_pulls(batch, _by_row(batch, w))
+        # of one label a row the negative term is one vector, whatever its sign
+        concave = _by_row(batch, [own * ~convex for own in bent[: 1 if batch.logits.dim() == 2 else None]])
+        rows = concave.flatten(1).abs().sum(1).nonzero().squeeze(1)
+        squares[rows] -= squared_pulls(batch, concave[rows], rows)
+        return _moments(batch, hessian, squares)
+
+
+@dataclass(frozen=True)
+class _RowTerms:
+    """Moments of the rows' exact traces."""
+
+    loss: Loss
+    sketches: int
+    seed: int
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, float]:
+        if batch.logits.dim() != 2:
+            raise ValueError(
+                f'Expected logits (n, C) for by="classes", got {tuple(batch.logits.shape)}. Use by="rows".'
+            )
+        hessian = logit_hessian(self.loss, batch.logits, batch.target)
+        terms, signs = hessian.terms()
+        squares = squared_pulls(batch, terms.to(batch.logits.dtype))
+        return _moments(batch, hessian, (squares * signs).sum(1, keepdim=True))
+
+
+_TASKS = {"rows": _RowSketches, "batches": _BatchSketches, "classes": _RowTerms}
+
+
+def _drawn(batch: Batch, loss: Loss, sketches: int, seed: int) -> tuple[LogitHessian, list[Tensor]]:
+    """Return the Hessians of a batch's rows, and random signs for each sketch."""
+    hessian = logit_hessian(loss, batch.logits, batch.target)
+    generator, shape = batch.generator(seed), tuple(hessian.share.shape)
+    return hessian, [random_signs(shape, generator).to(hessian.share) for _ in range(sketches)]
+
+
+def _as_logits(batch: Batch, rows: Tensor) -> Tensor:
+    """Return rows (n d1 …, C) in the shape of the logits (n, C, d1, …)."""
+    n, c, *positions = batch.logits.shape
+    return rows.reshape(n, *positions, c).movedim(-1, 1).to(batch.logits.dtype)
+
+
+def _by_row(batch: Batch, sketches: list[Tensor]) -> Tensor:
+    """Return sketches as the cotangents of a batch's inputs (n, m, C, d1, …)."""
+    return torch.stack([_as_logits(batch, w) for w in sketches], 1)
+
+
+def _moments(batch: Batch, hessian: LogitHessian, numbers: Tensor) -> tuple[Tensor, float]:
+    weight = hessian.weight.reshape(len(batch.logits), -1).sum(1)
+    return moments(weight, numbers), float(weight.sum())

@@ -10,18 +10,23 @@ the first term is the generalised Gauss–Newton matrix (GGN).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from focalcal._settings import check_choice
-from focalcal.curvature.measuring import measuring, same_noise
+from focalcal.curvature.kept import Kept
+from focalcal.curvature.measuring import computing, prepared
 from focalcal.curvature.parameters import choose
-from focalcal.curvature.totals import Loss, batch_total
-from focalcal.nn._batches import Unpack, called, device_of, logits_of, moved, parts
+from focalcal.curvature.passes import Batch, GGNProduct, Gradient, HessianProduct, Sums, Task, Value, added
+from focalcal.curvature.totals import Loss
+from focalcal.engine import map_sum
+from focalcal.nn._batches import Unpack, device_of, parts
 
 
 class LossSurface:
@@ -49,6 +54,12 @@ class LossSurface:
         From any other kind of batch to (inputs, target).
     seed : int
         Of the noise in "train" mode; it is the same in every pass.
+    executor : concurrent.futures.Executor, optional
+        Where batches are worked on: threads, processes, a cluster. Model, loss and batches are pickled where
+        it is not threads.
+    distributed : bool
+        Sum over the processes of torch.distributed, each of which reads its own batches. A sampler that fills
+        up the last batches by repeating rows counts those twice.
 
     Raises
     ------
@@ -59,6 +70,7 @@ class LossSurface:
     -----
     Products go through the model's own code, one batch at a time, and are summed in float64. Tied parameters
     are one, frozen ones are constants. Modes, flags and buffers are given back, also after an exception.
+    A model in DistributedDataParallel is measured without it: only sums travel.
 
     Examples
     --------
@@ -82,12 +94,24 @@ class LossSurface:
         device: torch.device | str | None = None,
         unpack: Unpack | None = None,
         seed: int = 0,
+        executor: Executor | None = None,
+        distributed: bool = False,
     ) -> None:
-        self.model, self.loss, self.loader = model, loss, loader
-        self.parameters = choose(model, parameters)
+        wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        self.model: torch.nn.Module = model.module if wrapped else model
+        self.loss, self.loader = loss, loader
+        self.parameters = choose(self.model, parameters)
         self.mode, self.seed = check_choice("mode", mode, ("eval", "train")), seed
-        self.device = torch.device(device) if device is not None else device_of(model)
+        self.device = torch.device(device) if device is not None else device_of(self.model)
         self.unpack = unpack or parts
+        self.executor, self.distributed = executor, distributed
+        if mode == "train" and isinstance(executor, ThreadPoolExecutor):
+            raise ValueError(
+                'Expected processes where mode is "train", got threads, which share one stream of random '
+                "numbers: the noise would not be the same in every pass. Pass a ProcessPoolExecutor, or none."
+            )
+        self._kept: Kept | None = None
+        self._prepared = False
 
     @property
     def size(self) -> int:
@@ -96,106 +120,82 @@ class LossSurface:
 
     def value(self) -> float:
         """Return the mean loss."""
-
-        def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            with torch.no_grad():
-                total, weight = self.total(self.logits(inputs), target)
-            found[0, 0] += total
-            return weight
-
-        return float(self.mean_of(visit, torch.zeros(1, 1, dtype=torch.float64, device=self.device)))
+        return float(self.means([Value(self.loss)])[0])
 
     def gradient(self) -> Tensor:
         """Return the gradient of the mean loss, float64 (P,)."""
-
-        def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            total, weight = self.total(self.logits(inputs), target)
-            found[:, 0] += self.parameters.join(self.pulled(total))
-            return weight
-
-        return self.mean_of(visit, self._zeros(1))[:, 0]
+        return self.means([Gradient(self.loss)])[0]
 
     def hessian_product(self, vectors: Tensor) -> Tensor:
         """Return the Hessian times one vector (P,) or several (P, m), float64 of the same shape.
 
         By double backward: one graph a batch serves all vectors.
         """
-        columns = self._columns(vectors)
-
-        def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            total, weight = self.total(self.logits(inputs), target)
-            slopes = self.pulled(total, create_graph=True)
-            curved = [i for i, slope in enumerate(slopes) if slope.requires_grad]
-            for j in range(columns.shape[1] if curved else 0):
-                vector = self.parameters.split(columns[:, j])
-                own, along = [slopes[i] for i in curved], [vector[i] for i in curved]
-                product = self.pulled(own, along, retain_graph=j + 1 < columns.shape[1])
-                found[:, j] += self.parameters.join(product)
-            return weight
-
-        return self.mean_of(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
+        return self.means([HessianProduct(self.loss, self._columns(vectors))])[0].reshape(vectors.shape)
 
     def ggn_product(self, vectors: Tensor) -> Tensor:
         """Return the generalised Gauss–Newton matrix times one vector (P,) or several (P, m), as float64.
 
         Forward mode through the model, the loss's Hessian at the logits, and one backward pass.
         """
-        columns = self._columns(vectors)
+        return self.means([GGNProduct(self.loss, self._columns(vectors))])[0].reshape(vectors.shape)
 
-        def visit(inputs: Any, target: Any, found: Tensor) -> float:
-            weight = 0.0
-            for j in range(columns.shape[1]):
-                logits, along = self._pushed(inputs, columns[:, j])
-                at = logits.detach().requires_grad_()
-                total, weight = self.total(at, target)
-                (slope,) = torch.autograd.grad(total, at, create_graph=True)
-                if slope.requires_grad:
-                    (bent,) = torch.autograd.grad(slope, at, along, materialize_grads=True)
-                    found[:, j] += self.parameters.join(self.pulled(logits, bent))
-            return weight
+    def means(self, tasks: Sequence[Task]) -> list[Tensor]:
+        """Return the mean that each task is after, from one pass over the data."""
+        return self.sums(tasks).means()
 
-        return self.mean_of(visit, self._zeros(columns.shape[1])).reshape(vectors.shape)
+    def sums(self, tasks: Sequence[Task]) -> Sums:
+        """Return what tasks sum over the rows, from one pass over the data."""
+        with prepared(self.model, self.parameters, train=self.mode == "train"):
+            self._prepared = True
+            try:
+                if self.executor is None:
+                    parts = (self._visited(batch, tasks) for batch in self._batches())
+                else:
+                    work = partial(_worked_on, self, tuple(tasks))
+                    parts = iter([map_sum(work, self._read(), self.executor, threads=False)])
+                found = added(parts)
+            finally:
+                self._prepared = False
+        return found.over_ranks() if self.distributed else found
 
-    def mean_of(self, visit: Callable[[Any, Any, Tensor], float], found: Tensor) -> Tensor:
-        """Let a visitor add each batch's sum to what was found, and divide by the weights it returns."""
-        weight = 0.0
-        with measuring(self.model, self.parameters, train=self.mode == "train"):
-            for i, batch in enumerate(self.loader):
-                inputs, target = self.unpack(batch)
-                with same_noise(self.seed + i, self.device):
-                    weight += visit(moved(inputs, self.device), moved(target, self.device), found)
-        if weight <= 0:
-            raise ValueError(
-                "Expected rows to measure, got none: the loader is empty or was read before, or every label "
-                "is ignored. Pass a loader that can be read again: a DataLoader, or a list of batches."
-            )
-        return found / weight
+    @contextmanager
+    def keeping(self, memory: float) -> Iterator[None]:
+        """Keep the graphs of as many batches as take at most `memory` bytes from one pass to the next.
 
-    def logits(self, inputs: Any) -> Tensor:
-        """Return the model's logits for the inputs of a batch."""
-        return logits_of(called(self.model, inputs))
+        The parameters must not change meanwhile, and the loader must give the same batches. With an executor
+        nothing is kept.
+        """
+        self._kept = Kept(memory)
+        try:
+            yield
+        finally:
+            self._kept = None
 
-    def _pushed(self, inputs: Any, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits with their graph, and their change along a vector of parameters."""
-        parts = zip(
-            self.parameters.names, self.parameters.tensors, self.parameters.split(vector), strict=True
-        )
-        with forward_ad.dual_level():
-            make: Any = forward_ad.make_dual
-            duals = {name: make(tensor, part) for name, tensor, part in parts}
-            moving = _Swapped(self.model, duals)
-            unpack: Any = forward_ad.unpack_dual
-            logits, along = unpack(logits_of(called(moving, inputs)))
-        return logits, torch.zeros_like(logits) if along is None else along.detach()
+    def _batches(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            yield from self._kept.batches(self, self._read())
+            return
+        for index, inputs, target in self._read():
+            yield Batch(self, index, inputs, target)
 
-    def total(self, logits: Tensor, target: Any) -> tuple[Tensor, float]:
-        """Return a batch's summed loss, and the weight that a mean divides it by."""
-        return batch_total(self.loss, logits, target)
+    def _read(self) -> Iterator[tuple[int, Any, Any]]:
+        """Yield batches with a number that no other batch of any rank has."""
+        ranks = torch.distributed.get_world_size() if self.distributed else 1
+        rank = torch.distributed.get_rank() if self.distributed else 0
+        for i, raw in enumerate(self.loader):
+            inputs, target = self.unpack(raw)
+            yield i * ranks + rank, inputs, target
 
-    def pulled(self, of: Any, upstream: Any = None, **options: bool) -> Any:
-        """Return gradients in the parameters, as a tuple, zeros for those that are not used."""
-        wanted = self.parameters.tensors
-        return torch.autograd.grad(of, wanted, upstream, allow_unused=True, materialize_grads=True, **options)
+    def _visited(self, batch: Batch, tasks: Sequence[Task]) -> Sums:
+        with computing():
+            pairs = [task(batch) for task in tasks]
+        return Sums(tuple(total for total, _ in pairs), tuple(weight for _, weight in pairs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what stays in this process."""
+        own = {"loader": (), "executor": None, "unpack": None, "_kept": None, "_prepared": False}
+        return self.__dict__ | own
 
     def _columns(self, vectors: Tensor) -> Tensor:
         if vectors.dim() not in (1, 2) or vectors.shape[0] != self.size or not vectors.is_floating_point():
@@ -203,19 +203,13 @@ class LossSurface:
                 f"Expected vectors of shape ({self.size},) or ({self.size}, m), as many rows as there are "
                 f"parameters, got {vectors.dtype} of shape {tuple(vectors.shape)}."
             )
-        return vectors.reshape(self.size, -1)
-
-    def _zeros(self, columns: int) -> Tensor:
-        device = self.parameters.tensors[0].device
-        return torch.zeros(self.size, columns, dtype=torch.float64, device=device)
+        return vectors.reshape(self.size, -1).to(self.parameters.tensors[0].device, torch.float64)
 
 
-class _Swapped(torch.nn.Module):
-    """A model that is called with other parameters."""
-
-    def __init__(self, model: torch.nn.Module, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.values = model, values
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.model, self.values, args, kwargs, tie_weights=True)
+def _worked_on(surface: LossSurface, tasks: tuple[Task, ...], item: tuple[int, Any, Any]) -> Sums:
+    """Visit one batch, in this process or another."""
+    batch = Batch(surface, *item)
+    if surface._prepared:  # threads share the model, which is prepared once
+        return surface._visited(batch, tasks)
+    with prepared(surface.model, surface.parameters, train=surface.mode == "train"):
+        return surface._visited(batch, tasks)

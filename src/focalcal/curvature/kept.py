@@ -1,0 +1,61 @@
+"""Graphs of batches that are kept from one pass to the next, as far as memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from focalcal.curvature.passes import Batch
+
+if TYPE_CHECKING:
+    from focalcal.curvature.surface import LossSurface
+
+
+class Kept:
+    """Batches with their graphs, as many as take at most `memory` bytes."""
+
+    def __init__(self, memory: float) -> None:
+        self.memory = memory
+        self._batches: dict[int, Batch] = {}
+        self._bytes: dict[int, int] = {}
+        self._count = -1  # of all batches, once they have been read
+
+    def batches(self, surface: LossSurface, read: Iterable[tuple[int, Any, Any]]) -> Iterator[Batch]:
+        """Yield all batches, the kept ones with what was made of them in earlier passes."""
+        if len(self._batches) == self._count:
+            for batch in list(self._batches.values()):
+                yield from self._counted(batch)
+            return
+        count = 0
+        for index, inputs, target in read:
+            count += 1
+            yield from self._counted(self._known(Batch(surface, index, inputs, target)))
+        self._count = count
+
+    def _known(self, batch: Batch) -> Batch:
+        kept = self._batches.get(batch.index, batch)
+        if isinstance(batch.target, Tensor) and not torch.equal(kept.target, batch.target):
+            raise ValueError(
+                "Expected the same batches in every pass, got others: the loader shuffles. Pass one that "
+                "does not, or memory=0, which keeps nothing from one pass to the next."
+            )
+        return kept
+
+    def _counted(self, batch: Batch) -> Iterator[Batch]:
+        """Yield a batch, count what its graphs came to hold, and forget it where that is too much."""
+        storages: dict[int, int] = {}
+
+        def held(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(held, lambda tensor: tensor):
+            yield batch
+        size = self._bytes.pop(batch.index, 0) + sum(storages.values())
+        self._batches.pop(batch.index, None)
+        if size + sum(self._bytes.values()) <= self.memory:
+            self._batches[batch.index], self._bytes[batch.index] = batch, size
