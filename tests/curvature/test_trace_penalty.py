@@ -1,7 +1,5 @@
 """The penalty's gradient against the slope of the exact trace, by central differences of dense matrices."""
 
-import itertools
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
@@ -10,7 +8,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, TracePenalty, quadratic_forms, trace_penalty  # noqa: E402
+from focalcal.curvature import LossSurface, TracePenalty, trace_penalty  # noqa: E402
 
 
 class Attention(nn.Module):
@@ -90,42 +88,35 @@ def check_slope(value, net, along, slope, truth):
     assert found == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
-def patterns(monkeypatch, module, signs):
+def patterns(monkeypatch, signs):
     """Let the probes be given ones, one after the other."""
     given = iter(signs)
-    monkeypatch.setattr(module, "signs_like", lambda tensor, generator: next(given).reshape(tensor.shape))
-
-
-@pytest.mark.parametrize("matrix", ["hessian", "ggn"])
-@pytest.mark.parametrize("name", NETS)
-def test_probes_of_a_basis_have_the_slope_of_the_trace(monkeypatch, name, matrix):
-    net, x, y = problem(name)
-    along, loss = along_of(net), nn.CrossEntropyLoss(label_smoothing=0.1)  # not one of closed form
-    slope, truth = slope_of_trace(net, loss, x, y, along, matrix)
-    sizes = [p.numel() for p in net.parameters()]
-    basis = torch.eye(sum(sizes), dtype=torch.double)
-    patterns(monkeypatch, trace_penalty, [part for row in basis for part in row.split(sizes)])
-    penalty = TracePenalty(float(len(basis)), matrix=matrix, probes=len(basis))
-    check_slope(penalty(net, loss, x, y), net, along, slope, truth)
+    monkeypatch.setattr(
+        trace_penalty, "signs_like", lambda tensor, generator: next(given).reshape(tensor.shape)
+    )
 
 
 LOSSES = {
     "cross-entropy": nn.CrossEntropyLoss(),
+    "smoothed": nn.CrossEntropyLoss(label_smoothing=0.1),
     "weighted": nn.CrossEntropyLoss(torch.tensor([0.5, 1.0, 2.0], dtype=torch.double), ignore_index=1),
     "focal": fnn.FocalLoss(3.0),
-    "inverse": fnn.InverseFocalLoss(2.0),
-    "flsd": fnn.FLSDLoss(),
+    "dual": fnn.DualFocalLoss(2.0),
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_all_sketches_together_have_the_slope_of_the_trace(monkeypatch, loss):
-    net, x, y = problem("batch norm", rows=2)
+@pytest.mark.parametrize("matrix", ["hessian", "ggn"])
+@pytest.mark.parametrize(
+    ("name", "loss"), [*((name, "cross-entropy") for name in NETS), *(("tanh", loss) for loss in LOSSES)]
+)
+def test_probes_of_a_basis_have_the_slope_of_the_trace(monkeypatch, name, loss, matrix):
+    net, x, y = problem(name)
     along, loss = along_of(net), LOSSES[loss]
-    slope, truth = slope_of_trace(net, loss, x, y, along, "ggn")
-    every = [torch.tensor(signs, dtype=torch.double) for signs in itertools.product((-1, 1), repeat=6)]
-    patterns(monkeypatch, quadratic_forms, every)
-    penalty = TracePenalty(1.0, probes=len(every))
+    slope, truth = slope_of_trace(net, loss, x, y, along, matrix)
+    sizes = [p.numel() for p in net.parameters()]
+    basis = torch.eye(sum(sizes), dtype=torch.double)
+    patterns(monkeypatch, [part for row in basis for part in row.split(sizes)])
+    penalty = TracePenalty(float(len(basis)), matrix=matrix, probes=len(basis))
     check_slope(penalty(net, loss, x, y), net, along, slope, truth)
 
 
@@ -136,8 +127,9 @@ def test_a_row_that_focal_loss_bends_down_counts_against():
     surface = LossSurface(net, fnn.FocalLoss(5.0), [(x, y)])
     truth = float(surface.ggn_product(torch.eye(2, dtype=torch.double)).trace())
     assert truth < 0
-    # of two classes nothing is left to chance
-    assert TracePenalty(1.0)(net, fnn.FocalLoss(5.0), x, y).item() == pytest.approx(truth)
+    assert TracePenalty(1.0, probes=100)(net, fnn.FocalLoss(5.0), x, y).item() == pytest.approx(
+        truth, rel=0.3
+    )
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), fnn.FocalLoss(2.0)])

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from focalcal.curvature.logit_hessian import logit_hessian
-
 #: One for each parameter, of its shape.
 Tensors = tuple[Tensor, ...]
-
-
-def sketched_form(
-    loss: Any, logits: Tensor, target: Tensor, tensors: Tensors, count: int, generator: torch.Generator
-) -> Tensor:
-    """Return the sum of `count` sketches of the trace of the GGN, for a loss whose Hessian is known."""
-    hessian = logit_hessian(loss, logits, target, create_graph=True)
-    rows = logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(len(hessian.label), -1)
-    weight = hessian.weight.sum() if loss.reduction == "mean" else torch.ones_like(hessian.weight[0])
-    total = torch.zeros((), device=logits.device)
-    for _ in range(count):
-        # convex in the logits: one direction is its own partner
-        smooth = not isinstance(loss, torch.nn.CrossEntropyLoss)
-        w, other = hessian.sketch(signs_like(hessian.share, generator), smooth=smooth)
-        pulled = _gradients(rows, tensors, w.to(rows.dtype))
-        total = total + _dot(
-            pulled, pulled if other is w else _gradients(rows, tensors, other.to(rows.dtype))
-        )
-    return total / weight
 
 
 def hessian_form(value: Tensor, tensors: Tensors) -> Callable[[Tensors], Tensor]:

@@ -2,17 +2,19 @@ r"""A penalty on the trace of the loss's curvature, whose gradient trains the mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from focalcal._settings import check_choice, check_count, check_positive
-from focalcal.curvature.logit_hessian import is_known
-from focalcal.curvature.measuring import measuring
+from focalcal.curvature.exact_norms import ExactNorms
 from focalcal.curvature.parameters import Parameters, choose
-from focalcal.curvature.quadratic_forms import Tensors, ggn_form, hessian_form, signs_like, sketched_form
+from focalcal.curvature.quadratic_forms import Tensors, ggn_form, hessian_form, signs_like
 from focalcal.nn._batches import called, device_of, logits_of
 
 
@@ -43,15 +45,15 @@ class TracePenalty(torch.nn.Module):
 
     Notes
     -----
-    With J the Jacobian of the logits z and :math:`H_i` the Hessian of row i's loss in its logits,
+    Hutchinson's estimate: with random signs v, the Jacobian J of the logits z and the mean loss L of a batch,
 
-    .. math:: \mathrm{tr}\, J^\top H J = \mathrm{E}\,(J^\top w)^\top (J^\top \tilde w), \qquad
-              \mathrm{E}\, w_i \tilde w_i^\top = H_i
+    .. math:: \mathrm{tr}\, A = \mathrm{E}\, v^\top A v, \qquad
+              v^\top A v = (J v)^\top \nabla_z^2 L\, (J v) \quad\text{or}\quad v^\top \nabla_\theta^2 L\, v,
 
-    with w in closed form for cross-entropy and losses of the focal family, on class indices and without label
-    smoothing. For another criterion "ggn" is Hutchinson's :math:`v^\top J^\top H J v`; "hessian" is
-    :math:`v^\top \nabla^2 L\, v`. The gradient is that of the trace, in expectation, also where focal loss is
-    not convex in the logits. There, and with "hessian", a value may be negative.
+    of which the gradient is taken as it stands: in expectation it is the trace's. A value may be negative
+    with "hessian", and with losses that are not convex in the logits, such as focal loss. The batch sketches
+    of `structured_trace` would be a sixth cheaper, but they mix rows: on a trained net their gradient had two
+    to three times the noise.
 
     **The surface is that of eval mode**, which `LossSurface` measures by default: BatchNorm takes its running
     statistics, which stay as they are, and dropout drops nothing. With a batch's own statistics rows do not
@@ -64,20 +66,22 @@ class TracePenalty(torch.nn.Module):
     have no second derivatives: pass the module as it was before `torch.compile`. `state_dict` keeps the
     number of calls, on which the signs depend.
 
+    Cost, measured on a small CNN with one thread in plain training steps: a step with "ggn" 4.1, with
+    "hessian" 7.8; with "ggn" and every=10 on average 1.3.
+
     References
     ----------
-    Kimura and Naganuma 2024, arXiv 2405.00442.
+    Kimura and Naganuma 2024, arXiv 2405.00442; Hutchinson 1990, doi:10.1080/03610919008812866.
 
     Examples
     --------
-    Logits θ x at x = 1 with equal probabilities: the GGN is diag(p) − ppᵀ, of trace 1/2.
+    The squared error of θ x at x = 2, target 0, is 4 θ², of curvature 8:
 
-    >>> model = torch.nn.Linear(1, 2, bias=False)
-    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> penalty = TracePenalty(0.1)
-    >>> value = penalty(model, torch.nn.CrossEntropyLoss(), torch.ones(1, 1), torch.tensor([0]))
+    >>> value = penalty(model, torch.nn.MSELoss(), torch.tensor([[2.0]]), torch.zeros(1, 1))
     >>> round(value.item(), 6)
-    0.05
+    0.8
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class TracePenalty(torch.nn.Module):
         def copied(*args: Any, **kwargs: Any) -> Any:
             return functional_call(model, copies, args, kwargs)
 
-        with measuring(model, chosen, train=False), torch.autocast(device.type, enabled=False):
+        with _evaluating(model), torch.autocast(device.type, enabled=False):
             logits = logits_of(called(cast(Any, copied), inputs))
             found = self._trace(loss, logits, target, chosen.tensors, generator)
         return found * (self.weight * self.every / self.probes)
@@ -133,8 +137,6 @@ class TracePenalty(torch.nn.Module):
         self, loss: Any, logits: Tensor, target: Any, tensors: Tensors, generator: torch.Generator
     ) -> Tensor:
         """Return the sum of the probes' estimates."""
-        if self.matrix == "ggn" and is_known(loss) and not target.is_floating_point():
-            return sketched_form(loss, logits, target, tensors, self.probes, generator)
         value = loss(logits, target)
         if value.dim():
             raise ValueError(
@@ -158,6 +160,20 @@ class TracePenalty(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"weight={self.weight}, every={self.every}, matrix={self.matrix!r}, probes={self.probes}"
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, with graphs that can be differentiated again and again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        # the other ways to compute attention have no second derivatives
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ExactNorms():
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _trained(model: torch.nn.Module, names: Any) -> Parameters:
