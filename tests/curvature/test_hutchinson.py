@@ -13,7 +13,14 @@ from focalcal.curvature import LossSurface, hutchinson_trace  # noqa: E402
 
 
 def test_exported_names():
-    assert curvature.__all__ == ["LossSurface", "TracePenalty", "hutchinson_trace", "structured_trace"]
+    assert curvature.__all__ == [
+        "SAM",
+        "GradientNormPenalty",
+        "LossSurface",
+        "TracePenalty",
+        "hutchinson_trace",
+        "structured_trace",
+    ]
 
 
 def problem():

@@ -7,9 +7,18 @@ except ModuleNotFoundError as error:
         "focalcal.curvature needs torch: pip install 'focalcal[torch]'", name="torch"
     ) from error
 
+from focalcal.curvature.gradient_penalty import GradientNormPenalty
 from focalcal.curvature.hutchinson import hutchinson_trace
+from focalcal.curvature.sam import SAM
 from focalcal.curvature.structured import structured_trace
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.trace_penalty import TracePenalty
 
-__all__ = ["LossSurface", "TracePenalty", "hutchinson_trace", "structured_trace"]
+__all__ = [
+    "SAM",
+    "GradientNormPenalty",
+    "LossSurface",
+    "TracePenalty",
+    "hutchinson_trace",
+    "structured_trace",
+]
