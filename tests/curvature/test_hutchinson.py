@@ -16,9 +16,11 @@ def test_exported_names():
     assert curvature.__all__ == [
         "SAM",
         "GradientNormPenalty",
+        "Landscape",
         "LossSurface",
         "TracePenalty",
         "hutchinson_trace",
+        "landscape",
         "structured_trace",
     ]
 

@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
 from focalcal.curvature.gradient_penalty import GradientNormPenalty
 from focalcal.curvature.hutchinson import hutchinson_trace
 from focalcal.curvature.sam import SAM
+from focalcal.curvature.slices import Landscape, landscape
 from focalcal.curvature.structured import structured_trace
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.trace_penalty import TracePenalty
@@ -17,8 +18,10 @@ from focalcal.curvature.trace_penalty import TracePenalty
 __all__ = [
     "SAM",
     "GradientNormPenalty",
+    "Landscape",
     "LossSurface",
     "TracePenalty",
     "hutchinson_trace",
+    "landscape",
     "structured_trace",
 ]
