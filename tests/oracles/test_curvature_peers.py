@@ -1,4 +1,4 @@
-"""Curvature against PyHessian, hessian-eigenthings and curvlinops: kept numbers, or the libraries themselves."""
+"""Curvature against PyHessian, hessian-eigenthings and curvlinops: kept numbers or the libraries."""
 
 import importlib.util
 import json
