@@ -15,12 +15,15 @@ from focalcal.curvature import LossSurface, hutchinson_trace  # noqa: E402
 def test_exported_names():
     assert curvature.__all__ == [
         "SAM",
+        "CalibratorCurvature",
         "GradientNormPenalty",
         "Landscape",
         "LossSurface",
         "TracePenalty",
+        "calibrator_curvature",
         "hutchinson_trace",
         "landscape",
+        "logistic_hessian",
         "structured_trace",
     ]
 

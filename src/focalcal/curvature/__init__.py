@@ -7,6 +7,7 @@ except ModuleNotFoundError as error:
         "focalcal.curvature needs torch: pip install 'focalcal[torch]'", name="torch"
     ) from error
 
+from focalcal.curvature.closed_form import CalibratorCurvature, calibrator_curvature, logistic_hessian
 from focalcal.curvature.gradient_penalty import GradientNormPenalty
 from focalcal.curvature.hutchinson import hutchinson_trace
 from focalcal.curvature.sam import SAM
@@ -17,11 +18,14 @@ from focalcal.curvature.trace_penalty import TracePenalty
 
 __all__ = [
     "SAM",
+    "CalibratorCurvature",
     "GradientNormPenalty",
     "Landscape",
     "LossSurface",
     "TracePenalty",
+    "calibrator_curvature",
     "hutchinson_trace",
     "landscape",
+    "logistic_hessian",
     "structured_trace",
 ]
