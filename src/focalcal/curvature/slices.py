@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from focalcal._settings import check_choice, check_count, check_positive, optional_module
+from focalcal.curvature.measuring import prepared
 from focalcal.curvature.parameters import Parameters
+from focalcal.curvature.passes import Swapped
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import batch_total
 from focalcal.nn._batches import called, logits_of, moved
@@ -172,30 +173,15 @@ def _sums(
 ) -> NDArray[np.float64]:
     """Return the sums over the rows at each point: loss, weight, rows, cross-entropy, hits, gaps of bins."""
     sums = np.zeros((len(steps), 5 + _BINS))
-    modes = [(module, module.training) for module in surface.model.modules()]
-    try:
-        surface.model.eval()
-        with torch.no_grad():
-            for batch in surface.loader:
-                inputs, target = (moved(part, surface.device) for part in surface.unpack(batch))
-                for k, step in enumerate(steps):
-                    logits = _logits_at(surface.model, place(step), inputs)
-                    sums[k] += _of_logits(surface.loss, logits, target)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with prepared(surface.model, surface.parameters, train=False), torch.no_grad():
+        for batch in surface.loader:
+            inputs, target = (moved(part, surface.device) for part in surface.unpack(batch))
+            for k, step in enumerate(steps):
+                logits = logits_of(called(Swapped(surface.model, place(step)), inputs))
+                sums[k] += _of_logits(surface.loss, logits, target)
     if not sums[0, 1] > 0:
         raise ValueError("Expected rows to measure, got none. Pass a loader that can be read again.")
     return sums
-
-
-def _logits_at(model: torch.nn.Module, values: dict[str, Tensor], inputs: Any) -> Tensor:
-    """Return a model's logits with other parameters."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return functional_call(model, values, args, kwargs)
-
-    return logits_of(called(cast(Any, call), inputs))
 
 
 def _of_logits(loss: Any, logits: Tensor, target: Any) -> NDArray[np.float64]:

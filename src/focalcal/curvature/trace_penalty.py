@@ -2,18 +2,15 @@ r"""A penalty on the trace of the loss's curvature, whose gradient trains the mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from focalcal._settings import check_choice, check_count, check_positive
-from focalcal.curvature.exact_norms import ExactNorms
+from focalcal.curvature.measuring import measuring
 from focalcal.curvature.parameters import Parameters, choose
+from focalcal.curvature.passes import Swapped
 from focalcal.curvature.quadratic_forms import Tensors, ggn_form, hessian_form, signs_like
 from focalcal.nn._batches import called, device_of, logits_of
 
@@ -125,11 +122,8 @@ class TracePenalty(torch.nn.Module):
         # a step in train mode after this call moves the running statistics that its graph needs
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
-        def copied(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(model, copies, args, kwargs)
-
-        with _evaluating(model), torch.autocast(device.type, enabled=False):
-            logits = logits_of(called(cast(Any, copied), inputs))
+        with measuring(model, chosen, train=False), torch.autocast(device.type, enabled=False):
+            logits = logits_of(called(Swapped(model, copies), inputs))
             found = self._trace(loss, logits, target, chosen.tensors, generator)
         return found * (self.weight * self.every / self.probes)
 
@@ -160,20 +154,6 @@ class TracePenalty(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return the settings."""
         return f"weight={self.weight}, every={self.every}, matrix={self.matrix!r}, probes={self.probes}"
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, with graphs that can be differentiated again and again."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        # the other ways to compute attention have no second derivatives
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), ExactNorms():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _trained(model: torch.nn.Module, names: Any) -> Parameters:
