@@ -16,6 +16,7 @@ def test_exported_names():
     assert curvature.__all__ == [
         "SAM",
         "CalibratorCurvature",
+        "CurvatureRecorder",
         "GradientNormPenalty",
         "Landscape",
         "LossSurface",

@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
 from focalcal.curvature.closed_form import CalibratorCurvature, calibrator_curvature, logistic_hessian
 from focalcal.curvature.gradient_penalty import GradientNormPenalty
 from focalcal.curvature.hutchinson import hutchinson_trace
+from focalcal.curvature.recorder import CurvatureRecorder
 from focalcal.curvature.sam import SAM
 from focalcal.curvature.slices import Landscape, landscape
 from focalcal.curvature.structured import structured_trace
@@ -19,6 +20,7 @@ from focalcal.curvature.trace_penalty import TracePenalty
 __all__ = [
     "SAM",
     "CalibratorCurvature",
+    "CurvatureRecorder",
     "GradientNormPenalty",
     "Landscape",
     "LossSurface",

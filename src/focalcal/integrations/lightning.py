@@ -1,4 +1,4 @@
-"""Calibration after every validation epoch of Lightning: `CalibrationCallback`."""
+"""Callbacks for Lightning: `CalibrationCallback` after validation, `CurvatureCallback` along training."""
 
 from __future__ import annotations
 
@@ -196,6 +196,44 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
         named = classes[labels] if len(classes) == n_classes else labels
         calibrator.classes = classes
         return calibrator.fit(scores, named)
+
+
+class CurvatureCallback(_callback()):  # type: ignore[misc]
+    """Record curvature along training, and log it.
+
+    Parameters
+    ----------
+    recorder : focalcal.curvature.CurvatureRecorder
+        Counts training batches; its history and count are saved in checkpoints. The LightningModule is the
+        model: its `forward` returns logits.
+    prefix : str
+        Put before the names of the numbers that are logged.
+
+    Examples
+    --------
+    ``Trainer(callbacks=[CurvatureCallback(CurvatureRecorder(criterion, loader, every=100))])``
+    """
+
+    def __init__(self, recorder: Any, *, prefix: str = "curvature/") -> None:
+        self.recorder, self.prefix = recorder, prefix
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count a batch, and log what was measured."""
+        row = self.recorder.step(pl_module) or {}
+        numbers = {name: value for name, value in row.items() if isinstance(value, (int, float))}
+        numbers.pop("step", None)
+        pl_module.log_dict({f"{self.prefix}{name}": float(value) for name, value in numbers.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the recorder's state, for the checkpoint."""
+        found: dict[str, Any] = self.recorder.state_dict()
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the recorder's state from a checkpoint."""
+        self.recorder.load_state_dict(state_dict)
 
 
 def _logits_and_labels(outputs: Any, batch: Any) -> tuple[Any, Any]:

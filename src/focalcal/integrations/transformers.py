@@ -227,3 +227,35 @@ class CalibrationMetrics:
         if scores.ndim > 1:
             scores = np.moveaxis(scores, self.class_axis, 1)
         return (scores[..., :-1], labels[..., 1:]) if self.shift else (scores, labels)
+
+
+def curvature_callback(recorder: Any) -> Any:
+    """Return a callback for the Trainer that steps a `focalcal.curvature.CurvatureRecorder`.
+
+    Parameters
+    ----------
+    recorder : CurvatureRecorder
+        Counts optimizer steps; `recorder.history` holds what was measured. Its loader gives dicts with
+        "labels", which the model is called without.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If transformers is not installed.
+
+    Examples
+    --------
+    ``Trainer(..., callbacks=[curvature_callback(CurvatureRecorder(criterion, loader, every=100))])``
+    """
+    try:
+        from transformers import TrainerCallback
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "curvature_callback needs transformers: pip install transformers", name=error.name
+        ) from error
+
+    class Recording(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            recorder.step(kwargs["model"])
+
+    return Recording()
