@@ -181,8 +181,21 @@ class Swapped(torch.nn.Module):
         return torch.func.functional_call(self.model, self.values, args, kwargs, tie_weights=True)
 
 
-def side_by_side(surface: LossSurface, estimators: Sequence[Estimator[T]]) -> list[T]:
-    """Run estimators together: what they ask for in one round is found in one pass over the data."""
+def estimate(surface: LossSurface, estimator: Estimator[T]) -> T:
+    """Run an estimator: a pass over the data for each of its rounds."""
+    found: list[Found] | None = None
+    while True:
+        try:
+            tasks = next(estimator) if found is None else estimator.send(found)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        sums = surface.sums(tasks)
+        found = list(zip(sums.totals, sums.weights, strict=True))
+
+
+def side_by_side(estimators: Sequence[Estimator[T]]) -> Estimator[list[T]]:
+    """Join estimators into one: what they ask for in a round is found in one pass."""
     results: dict[int, T] = {}
     asked: dict[int, Sequence[Task]] = {}
 
@@ -197,8 +210,7 @@ def side_by_side(surface: LossSurface, estimators: Sequence[Estimator[T]]) -> li
         advance(i, None)
     while asked:
         order = list(asked)
-        sums = surface.sums([task for i in order for task in asked[i]])
-        found = iter(zip(sums.totals, sums.weights, strict=True))
+        found = iter((yield [task for i in order for task in asked[i]]))
         for i in order:
             advance(i, [next(found) for _ in asked[i]])
     return [results[i] for i in range(len(estimators))]

@@ -13,13 +13,14 @@ a plain backward pass. With the C terms :math:`H_i = \sum_k \pm u_{ik} u_{ik}^\t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from focalcal._settings import check_choice, check_level
 from focalcal.curvature.logit_hessian import LogitHessian, check_known, logit_hessian
-from focalcal.curvature.passes import Batch, Estimator, side_by_side
+from focalcal.curvature.passes import Batch, Estimator, estimate
 from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, over_probes, random_signs
 from focalcal.curvature.row_moments import moments, row_means
 from focalcal.curvature.row_pulls import squared_pulls
@@ -76,7 +77,7 @@ def structured_trace(
     >>> print(structured_trace(surface, by="classes"))
     0.5000 [0.5000, 0.5000] (n=1)
     """
-    return side_by_side(surface, [structured(surface, surface.loss, sketches, by, seed, level)])[0]
+    return estimate(surface, structured(surface, surface.loss, sketches, by, seed, level))
 
 
 def structured(
@@ -88,7 +89,8 @@ def structured(
     check_known(loss)
     if by != "batches" and surface.mode == "train":
         raise ValueError(f'Expected by="batches" in train mode, where BatchNorm couples rows, got {by!r}.')
-    ((found, weight),) = yield [_TASKS[by](loss, sketches, seed)]
+    task: Any = _TASKS[by]
+    ((found, weight),) = yield [task(loss, sketches, seed)]
     if by == "batches":
         return over_probes(found / weight, "sketches of batches", level)
     rows = row_means(found)

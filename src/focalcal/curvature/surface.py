@@ -98,7 +98,8 @@ class LossSurface:
         distributed: bool = False,
     ) -> None:
         wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-        self.model: torch.nn.Module = model.module if wrapped else model
+        inner: Any = model.module if wrapped else model
+        self.model: torch.nn.Module = inner
         self.loss, self.loader = loss, loader
         self.parameters = choose(self.model, parameters)
         self.mode, self.seed = check_choice("mode", mode, ("eval", "train")), seed
@@ -150,10 +151,10 @@ class LossSurface:
             self._prepared = True
             try:
                 if self.executor is None:
-                    parts = (self._visited(batch, tasks) for batch in self._batches())
+                    parts: Iterable[Sums] = (self._visited(batch, tasks) for batch in self._batches())
                 else:
                     work = partial(_worked_on, self, tuple(tasks))
-                    parts = iter([map_sum(work, self._read(), self.executor, threads=False)])
+                    parts = [map_sum(work, self._read(), self.executor, threads=False)]
                 found = added(parts)
             finally:
                 self._prepared = False
