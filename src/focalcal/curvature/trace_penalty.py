@@ -119,7 +119,7 @@ class TracePenalty(torch.nn.Module):
             model = model.module
         chosen = _trained(model, self.chosen)
         generator = torch.Generator(device).manual_seed(self.seed + 1_000_003 * self.calls)
-        # a step in train mode after this call moves the running statistics that its graph needs
+        # a pass in train mode moves running statistics unseen by torch, which would go on with the new ones
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
         with measuring(model, chosen, train=False), torch.autocast(device.type, enabled=False):
