@@ -63,8 +63,8 @@ class TracePenalty(torch.nn.Module):
     have no second derivatives: pass the module as it was before `torch.compile`. `state_dict` keeps the
     number of calls, on which the signs depend.
 
-    Cost, measured on a small CNN with one thread in plain training steps: a step with "ggn" 4.1, with
-    "hessian" 7.8; with "ggn" and every=10 on average 1.3.
+    Cost, measured on a small CNN with one thread in plain training steps: a step with "ggn" 4.0, with
+    "hessian" 7.5; with "ggn" and every=10 on average 1.3.
 
     References
     ----------
