@@ -16,16 +16,25 @@ def test_exported_names():
     assert curvature.__all__ == [
         "SAM",
         "CalibratorCurvature",
+        "Curvature",
         "CurvatureRecorder",
+        "Eigenvalues",
         "GradientNormPenalty",
         "Landscape",
+        "LossCurvature",
         "LossSurface",
+        "SpectralDensity",
         "TracePenalty",
         "calibrator_curvature",
+        "hutch_pp_trace",
         "hutchinson_trace",
         "landscape",
         "logistic_hessian",
+        "measure",
+        "spectral_density",
         "structured_trace",
+        "top_eigenvalues",
+        "xtrace",
     ]
 
 

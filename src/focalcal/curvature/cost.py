@@ -24,7 +24,7 @@ class Budget:
 
     limit: float = float("inf")
     spent: float = 0.0
-    progress: Callable[[str], None] | None = None
+    progress: Callable[[str, int, int], None] | None = None
     stopped: list[str] = field(default_factory=list)
 
     def charge(self, tasks: Sequence[Task]) -> None:
@@ -33,7 +33,7 @@ class Budget:
         graphs = {id(task.loss) for task in tasks if isinstance(task, HessianProduct)}
         self.spent += SLOPES * len(graphs)
         if self.progress is not None:
-            self.progress(f"{self.spent:.0f} gradients")
+            self.progress("gradients", round(self.spent), round(self.limit))
 
     def left(self) -> float:
         """Return what may still be spent."""

@@ -40,7 +40,8 @@ class Krylov:
         apart = np.diff(self.values)
         gaps = np.minimum(np.r_[np.inf, apart], np.r_[apart, np.inf])
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.fmin(self.residuals, self.residuals**2 / gaps)
+            found: np.ndarray = np.fmin(self.residuals, self.residuals**2 / gaps)
+        return found
 
     def vectors(self, chosen: np.ndarray) -> Tensor:
         """Return Ritz vectors (P, k)."""

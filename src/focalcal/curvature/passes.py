@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -161,12 +162,21 @@ def _pushed(batch: Batch, vector: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return the logits with their graph, and their change along a vector of parameters."""
     parameters = batch.surface.parameters
     pieces = zip(parameters.names, parameters.tensors, vector, strict=True)
+    load_forward_mode()
     with forward_ad.dual_level():
         make: Any = forward_ad.make_dual
         duals = {name: make(tensor, piece) for name, tensor, piece in pieces}
         unpack: Any = forward_ad.unpack_dual
         logits, along = unpack(batch.logits_by(Swapped(batch.surface.model, duals)))
     return logits, torch.zeros_like(logits) if along is None else along.detach()
+
+
+@cache
+def load_forward_mode() -> None:
+    """Let torch load its rules for forward mode, which it warns of itself, once."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 class Swapped(torch.nn.Module):
@@ -181,8 +191,10 @@ class Swapped(torch.nn.Module):
         return torch.func.functional_call(self.model, self.values, args, kwargs, tie_weights=True)
 
 
-def estimate(surface: LossSurface, estimator: Estimator[T]) -> T:
-    """Run an estimator: a pass over the data for each of its rounds."""
+def estimate(
+    surface: LossSurface, estimator: Estimator[T], before: Callable[[Sequence[Task]], None] | None = None
+) -> T:
+    """Run an estimator: a pass over the data for each of its rounds; `before` is told of each."""
     found: list[Found] | None = None
     while True:
         try:
@@ -190,6 +202,8 @@ def estimate(surface: LossSurface, estimator: Estimator[T]) -> T:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        if before is not None:
+            before(tasks)
         sums = surface.sums(tasks)
         found = list(zip(sums.totals, sums.weights, strict=True))
 
@@ -222,8 +236,13 @@ def added(parts: Iterable[Sums]) -> Sums:
     for part in parts:
         total = part if total is None else total + part
     if total is None or not all(weight > 0 and math.isfinite(weight) for weight in total.weights):
-        raise ValueError(
-            "Expected rows to measure, got none: the loader is empty or was read before, or every label "
-            "is ignored. Pass a loader that can be read again: a DataLoader, or a list of batches."
-        )
+        raise no_rows()
     return total
+
+
+def no_rows() -> ValueError:
+    """Return the error of a loader that gives nothing."""
+    return ValueError(
+        "Expected rows to measure, got none: the loader is empty or was read before, or every label is "
+        "ignored. Pass a loader that can be read again: a DataLoader, or a list of batches."
+    )

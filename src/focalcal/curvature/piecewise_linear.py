@@ -13,21 +13,20 @@ from typing import Any
 from torch import Tensor
 
 #: Names of operations without their "Backward0": linear ones, and those that are linear in pieces.
-_LINEAR = frozenset(
-    "AccumulateGrad T Permute Transpose Movedim View UnsafeView Reshape ReshapeAlias Expand Squeeze Unsqueeze "
-    "Slice Select Index IndexSelect Gather Cat Stack Split SplitWithSizes Chunk Unbind Clone ToCopy Alias Copy "
-    "Contiguous Add Sub Neg Sum Mean Repeat ConstantPadNd Pad ReflectionPad2D ReplicationPad2D Roll Flip "
-    "AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool2D MkldnnAdaptiveAvgPool2D AdaptiveAvgPool3D PixelShuffle "
-    "UpsampleNearest2D UpsampleBilinear2D UnsafeSplit Cumsum Flatten Unfold Im2Col Col2Im AsStrided Detach "
-    "Embedding EmbeddingBag Einsum MaskedFill Where "
-    "Relu LeakyRelu Threshold Hardtanh Clamp ClampMin ClampMax Abs Max Amax Min Amin Maximum Minimum "
-    "MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D Sort Topk".split()
+_LINEAR = re.compile(
+    "AccumulateGrad|T|Permute|Transpose|Movedim|View|UnsafeView|Reshape|ReshapeAlias|Expand|Squeeze|Unsqueeze|"
+    "Slice|Select|Index|IndexSelect|Gather|Cat|Stack|Split|SplitWithSizes|UnsafeSplit|Chunk|Unbind|Clone|"
+    "ToCopy|Alias|Copy|AsStrided|Unfold|Im2Col|Col2Im|Repeat|Roll|Flip|ConstantPadNd|ReflectionPad2D|"
+    "ReplicationPad2D|PixelShuffle|UpsampleNearest2D|UpsampleBilinear2D|Embedding|EmbeddingBag|MaskedFill|"
+    "Add|Sub|Neg|Sum|Mean|Cumsum|(Mkldnn)?(Adaptive)?AvgPool[123]D|"
+    "Where|Relu|LeakyRelu|Threshold|Hardtanh|Clamp|ClampMin|ClampMax|Abs|Max|Amax|Min|Amin|Maximum|Minimum|"
+    "(Adaptive)?MaxPool[23]D(WithIndices)?|Sort|Topk"
 )
 
 #: Products: linear in each factor.
-_PRODUCTS = frozenset(
-    "Mul Mm Bmm Mv Dot Addmm Baddbmm Addmv Addbmm Linear MkldnnLinear Convolution MkldnnConvolution Bilinear "
-    "NativeBatchNorm CudnnBatchNorm BatchNorm NativeBatchNormLegitNoTraining PreluKernel Prelu Div".split()
+_PRODUCTS = re.compile(
+    "Mul|Mm|Bmm|Mv|Dot|Addmm|Baddbmm|Addbmm|Addmv|Bilinear|Div|(Mkldnn)?(Linear|Convolution)|"
+    "(Native|Cudnn)?BatchNorm|NativeBatchNormLegitNoTraining|PreluKernel"
 )
 
 
@@ -58,8 +57,8 @@ def curved_operation(logits: Tensor, parameters: Iterable[Tensor]) -> str | None
         shared = len(found) < sum(map(len, factors))
         divides = kind == "Div" and len(factors) > 1 and bool(factors[1])
         coupled = getattr(node, "_saved_training", False)  # BatchNorm that divides by the batch's own spread
-        product = kind in _PRODUCTS and not (shared or divides or coupled)
-        if found and kind not in _LINEAR and not product:
+        product = _PRODUCTS.fullmatch(kind) and not (shared or divides or coupled)
+        if found and not (_LINEAR.fullmatch(kind) or product):
             return str(name)
         above[node] = found
     return None

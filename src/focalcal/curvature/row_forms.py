@@ -1,8 +1,9 @@
 r"""Quadratic forms of each row's own curvature, by forward mode: no backward pass, and no sum over rows.
 
-Along a direction v the logits of row i move by :math:`\dot z_i = J_i v` and bend by :math:`\ddot z_i`, so that
+Along a direction v the logits of row i move by :math:`\dot z_i = J_i v` and bend by :math:`\ddot z_i`:
 
-.. math:: v^\top \nabla^2 \ell_i\, v = \dot z_i^\top (\nabla_z^2 \ell_i)\, \dot z_i + \nabla_z \ell_i \cdot \ddot z_i ,
+.. math:: v^\top \nabla^2 \ell_i\, v
+          = \dot z_i^\top (\nabla_z^2 \ell_i)\, \dot z_i + \nabla_z \ell_i \cdot \ddot z_i ,
 
 the Gauss–Newton part and the residual, which is zero where the logits are linear along v.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from focalcal.curvature.logit_hessian import is_known, logit_hessian
-from focalcal.curvature.passes import Batch, Swapped
+from focalcal.curvature.passes import Batch, Swapped, load_forward_mode
 from focalcal.curvature.row_moments import moments
 from focalcal.curvature.totals import Loss, batch_total
 
@@ -31,24 +32,31 @@ class RowForms:
     residual: bool = True
 
     def __call__(self, batch: Batch) -> tuple[Tensor, float]:
-        """Return the moments, and the weight."""
-        parameters, found, bent = batch.surface.parameters, [], []
+        """Return the moments, NaN where the model has operations without forward mode, and the weight."""
+        weight = row_weights(self.loss, batch)
+        try:
+            forms = torch.stack(self._forms(batch), 1)
+        except (RuntimeError, NotImplementedError):
+            count = self.vectors.shape[1] * (2 if self.residual else 1)
+            forms = torch.full((len(weight), count), torch.nan, dtype=torch.float64, device=weight.device)
+        return moments(weight, forms), float(weight.sum())
+
+    def _forms(self, batch: Batch) -> list[Tensor]:
+        names, found, bent = batch.surface.parameters.names, [], []
         for j in range(self.vectors.shape[1]):
-            pieces = parameters.split(self.vectors[:, j])
-            logits, first, second = _taylor(
-                batch, dict(zip(parameters.names, pieces, strict=True)), self.residual
-            )
-            at = logits.requires_grad_()
+            pieces = batch.surface.parameters.split(self.vectors[:, j])
+            along = dict(zip(names, pieces, strict=True))
+            logits, first, second = _taylor(batch, along, self.residual)
+            at = logits.detach().requires_grad_()
             total, _ = batch_total(self.loss, at, batch.target)
             (slope,) = torch.autograd.grad(total, at, create_graph=True)
             form = torch.zeros_like(first)
             if slope.requires_grad:
-                (form,) = torch.autograd.grad(slope, at, first, retain_graph=True, materialize_grads=True)
+                (form,) = torch.autograd.grad(slope, at, first, materialize_grads=True)
             found.append(_by_row(form * first))
             if self.residual:
                 bent.append(_by_row(slope.detach() * second))
-        weight = row_weights(self.loss, batch)
-        return moments(weight, torch.stack(found + bent, 1)), float(weight.sum())
+        return found + bent
 
 
 def row_weights(loss: Loss, batch: Batch) -> Tensor:
@@ -74,8 +82,10 @@ def _taylor(batch: Batch, along: Mapping[str, Tensor], second: bool) -> tuple[Te
         return batch.logits_by(Swapped(surface.model, values))
 
     def first(values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return _jvp(logits, values, along)
+        moved: tuple[Tensor, Tensor] = _jvp(logits, values, along)
+        return moved
 
+    load_forward_mode()
     with torch.no_grad():
         if not second:
             return (*first(values), torch.zeros(()))

@@ -53,7 +53,7 @@ def _together(batch: Batch, inputs: Any, cotangents: Tensor) -> Tensor:
 
         pull = torch.func.vjp(logits, values)[1]
         found = torch.func.vmap(lambda u: pull(u)[0])(upstream)
-        return sum((_squared(t.flatten(1), 1) for t in found.values()), torch.zeros(()))
+        return torch.stack([_squared(t.flatten(1), 1) for t in found.values()]).sum(0)
 
     each = sum(t.numel() * t.element_size() for t in parameters.tensors) * cotangents.shape[1]
     chunk = max(1, _TOGETHER // each)
@@ -67,11 +67,12 @@ def _alone(batch: Batch, inputs: Any, i: int, cotangents: Tensor) -> Tensor:
     row = tree_map(lambda t: _taken(t, slice(i, i + 1)), inputs)
     logits = logits_of(called(batch.surface.model, row))
     found = [batch.pulled(logits, u.unsqueeze(0), retain_graph=True) for u in cotangents]
-    return torch.stack([sum((_squared(t.flatten(), 0) for t in one), torch.zeros(())) for one in found])[None]
+    return torch.stack([torch.stack([_squared(t.flatten(), 0) for t in one]).sum() for one in found])[None]
 
 
 def _squared(tensor: Tensor, dim: int) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dim=dim, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dim, dtype=torch.float64)
+    return norm.square()
 
 
 def _taken(value: Any, rows: Any) -> Any:

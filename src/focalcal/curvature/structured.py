@@ -112,6 +112,10 @@ class _BatchSketches:
     sketches: int
     seed: int
 
+    @property
+    def cost(self) -> float:
+        return 0.7 * self.sketches
+
     def __call__(self, batch: Batch) -> tuple[Tensor, float]:
         hessian, drawn = _drawn(batch, self.loss, self.sketches, self.seed)
         join, found = batch.surface.parameters.join, []
@@ -132,6 +136,10 @@ class _RowSketches:
     loss: Loss
     sketches: int
     seed: int
+
+    @property
+    def cost(self) -> float:
+        return 1.2 * self.sketches
 
     def __call__(self, batch: Batch) -> tuple[Tensor, float]:
         hessian, drawn = _drawn(batch, self.loss, self.sketches, self.seed)

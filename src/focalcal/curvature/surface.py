@@ -10,11 +10,11 @@ the first term is the generalised Gauss–Newton matrix (GGN).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,22 @@ from focalcal._settings import check_choice
 from focalcal.curvature.kept import Kept
 from focalcal.curvature.measuring import computing, prepared
 from focalcal.curvature.parameters import choose
-from focalcal.curvature.passes import Batch, GGNProduct, Gradient, HessianProduct, Sums, Task, Value, added
+from focalcal.curvature.passes import (
+    Batch,
+    GGNProduct,
+    Gradient,
+    HessianProduct,
+    Sums,
+    Task,
+    Value,
+    added,
+    no_rows,
+)
 from focalcal.curvature.totals import Loss
 from focalcal.engine import map_sum
 from focalcal.nn._batches import Unpack, device_of, parts
+
+T = TypeVar("T")
 
 
 class LossSurface:
@@ -159,6 +171,13 @@ class LossSurface:
             finally:
                 self._prepared = False
         return found.over_ranks() if self.distributed else found
+
+    def first(self, visit: Callable[[Batch], T]) -> T:
+        """Return what a visitor makes of the first batch."""
+        with prepared(self.model, self.parameters, train=self.mode == "train"), computing():
+            for index, inputs, target in self._read():
+                return visit(Batch(self, index, inputs, target))
+        raise no_rows()
 
     @contextmanager
     def keeping(self, memory: float) -> Iterator[None]:
