@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from focalcal.curvature import CurvatureRecorder, LossSurface  # noqa: E402
+from focalcal.curvature import CurvatureRecorder, LossSurface, logistic_hessian  # noqa: E402
 
 
 def data(rows=12):
@@ -54,7 +54,7 @@ def test_training_goes_on_as_if_nothing_was_measured():
 
 class Found:
     def to_dict(self):
-        return {"eigenvalues": [torch.tensor(3.0), 1.0], "trace": 4.0}
+        return {"eigenvalues": [torch.tensor(3.0), 1.0], "density": [0.1] * 11, "trace": 4.0}
 
 
 def test_its_state_goes_on():
@@ -62,9 +62,17 @@ def test_its_state_goes_on():
     assert [recorder.step(nn.Linear(1, 1)) for _ in range(2)] == [None, None]
     resumed = CurvatureRecorder(None, [], every=3, measure=lambda *_: Found())
     resumed.load_state_dict(recorder.state_dict())
-    row = {"step": 3, "eigenvalues/0": 3.0, "eigenvalues/1": 1.0, "trace": 4.0}
+    row = {"step": 3, "eigenvalues/0": 3.0, "eigenvalues/1": 1.0, "density": [0.1] * 11, "trace": 4.0}
     assert resumed.step(nn.Linear(1, 1)) == row
     assert resumed.history == [row]
+
+
+def test_by_default_everything_is_measured():
+    net, loss, (x, y) = nn.Linear(3, 2).double(), nn.CrossEntropyLoss(), data().tensors
+    row = CurvatureRecorder(loss, [(x.double(), y)]).step(net)
+    truth = logistic_hessian(loss, x, y, net.weight, net.bias)
+    assert row["training/trace/value"] == pytest.approx(float(truth.trace()), rel=0.1)
+    assert row["training/top/values/0"] == pytest.approx(float(torch.linalg.eigvalsh(truth).max()), rel=1e-3)
 
 
 def test_wrong_settings():

@@ -11,6 +11,9 @@ import torch
 from focalcal._settings import check_count
 from focalcal.nn._batches import device_of
 
+#: Entries of a list that become numbers of their own: some eigenvalues do, a density does not.
+_COLUMNS = 10
+
 
 class CurvatureRecorder:
     """Measure a model's curvature at every k-th step of its training.
@@ -34,8 +37,8 @@ class CurvatureRecorder:
     Attributes
     ----------
     history : list of dict
-        One flat dict a measurement, "step" first. Names of what lies within one another are joined by "/":
-        ready for `pandas.DataFrame(recorder.history)`.
+        One flat dict a measurement, "step" first. Names of what lies within one another are joined by "/", as
+        "training/trace/value" and "training/top/values/0"; lists of more than ten entries stay as they are.
 
     Raises
     ------
@@ -104,10 +107,10 @@ class CurvatureRecorder:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of the leaves of dicts, lists and tuples."""
+    """Yield the names and values of the leaves of dicts and of short lists and tuples."""
     if isinstance(value, Mapping):
         entries: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and len(value) <= _COLUMNS:
         entries = enumerate(value)
     else:
         yield name, value.item() if hasattr(value, "item") else value
