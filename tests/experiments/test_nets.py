@@ -94,4 +94,9 @@ def test_without_torch_the_import_says_what_to_install():
 def test_public_names():
     nets = {"cifar_resnet", "mlp", "resnet20", "small_cnn"}
     assert set(experiments.NETS) == nets
-    assert set(experiments.__all__) == nets | {"load_weights", "named_model", "open_inputs"}
+    assert set(experiments.__all__) == nets | {
+        "load_weights",
+        "measure_checkpoint",
+        "named_model",
+        "open_inputs",
+    }
