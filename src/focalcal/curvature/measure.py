@@ -22,7 +22,7 @@ from focalcal.curvature.probes import over_probes
 from focalcal.curvature.result import Curvature, LossCurvature
 from focalcal.curvature.row_forms import RowForms
 from focalcal.curvature.row_losses import RowLosses
-from focalcal.curvature.row_moments import row_means
+from focalcal.curvature.row_moments import row_means, summed_means
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import Loss, batch_total
 from focalcal.curvature.traces import Aim, both_traces
@@ -172,8 +172,7 @@ def _of_loss(
     steps = int(min(_STEPS, max(2, budget.left() / losses / (2.7 * _PROBES))))
     beside = yield from deflated_density(surface, loss, space, _PROBES, steps, aim.seed)
     ((forms, _),) = yield [RowForms(loss, top.vectors[:, :1].double())]
-    both = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], dtype=forms.dtype, device=forms.device)
-    spread = row_means(both @ forms @ both.T).data_variance
+    spread = summed_means(forms).data_variance if forms.isfinite().all() else float("nan")
     return LossCurvature(
         getattr(loss, "__name__", type(loss).__name__),
         mean,

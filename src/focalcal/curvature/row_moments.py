@@ -46,3 +46,11 @@ def row_means(found: Tensor) -> RowMeans:
     centred = found[2:, 2:] - shift * found[1, 2:] - (shift * found[1, 2:]).T + shift * shift.T * found[1, 1]
     factor = n / (n - 1) if n > 1 else math.nan
     return RowMeans(means, centred * factor / weight**2, n)
+
+
+def summed_means(found: Tensor) -> RowMeans:
+    """Return what `row_means` does of x_j + x_{m+j}, from the moments of 2m numbers a row."""
+    m = (len(found) - 2) // 2
+    both = torch.eye(m + 2, len(found), dtype=found.dtype, device=found.device)
+    both[2:, m + 2 :] = torch.eye(m, dtype=found.dtype, device=found.device)
+    return row_means(both @ found @ both.T)

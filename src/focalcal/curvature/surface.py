@@ -11,9 +11,10 @@ the first term is the generalised Gauss–Newton matrix (GGN).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +40,10 @@ from focalcal.engine import map_sum
 from focalcal.nn._batches import Unpack, device_of, parts
 
 T = TypeVar("T")
+
+#: Parameters that are swapped, forward mode's levels and random numbers are one for all threads of a process;
+#: torch's own threads work on every operation anyway.
+_ALONE = Lock()
 
 
 class LossSurface:
@@ -67,8 +72,8 @@ class LossSurface:
     seed : int
         Of the noise in "train" mode; it is the same in every pass.
     executor : concurrent.futures.Executor, optional
-        Where batches are worked on: threads, processes, a cluster. Model, loss and batches are pickled where
-        it is not threads.
+        Where batches are worked on: processes, a cluster. Model, loss and batches are pickled, one batch a
+        task. Threads gain nothing: torch has its own.
     distributed : bool
         Sum over the processes of torch.distributed, each of which reads its own batches. A sampler that fills
         up the last batches by repeating rows counts those twice.
@@ -118,11 +123,6 @@ class LossSurface:
         self.device = torch.device(device) if device is not None else device_of(self.model)
         self.unpack = unpack or parts
         self.executor, self.distributed = executor, distributed
-        if mode == "train" and isinstance(executor, ThreadPoolExecutor):
-            raise ValueError(
-                'Expected processes where mode is "train", got threads, which share one stream of random '
-                "numbers: the noise would not be the same in every pass. Pass a ProcessPoolExecutor, or none."
-            )
         self._kept: Kept | None = None
         self._prepared = False
 
@@ -229,7 +229,8 @@ class LossSurface:
 def _worked_on(surface: LossSurface, tasks: tuple[Task, ...], item: tuple[int, Any, Any]) -> Sums:
     """Visit one batch, in this process or another."""
     batch = Batch(surface, *item)
-    if surface._prepared:  # threads share the model, which is prepared once
-        return surface._visited(batch, tasks)
-    with prepared(surface.model, surface.parameters, train=surface.mode == "train"):
-        return surface._visited(batch, tasks)
+    with _ALONE:
+        if surface._prepared:  # threads share the model, which is prepared once
+            return surface._visited(batch, tasks)
+        with prepared(surface.model, surface.parameters, train=surface.mode == "train"):
+            return surface._visited(batch, tasks)

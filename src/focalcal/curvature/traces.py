@@ -13,13 +13,13 @@ from focalcal.curvature.logit_hessian import is_known
 from focalcal.curvature.passes import Estimator, HessianProduct
 from focalcal.curvature.probes import TraceEstimate, estimated, over_probes, random_signs
 from focalcal.curvature.row_forms import RowForms
-from focalcal.curvature.row_moments import row_means
+from focalcal.curvature.row_moments import row_means, summed_means
 from focalcal.curvature.structured import structured
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import Loss
 
 #: Probes of one pass, and the most that are taken in all.
-_TOGETHER, _MOST = 4, 128
+_TOGETHER, _MOST = 4, 1024
 
 
 class Traces(NamedTuple):
@@ -58,13 +58,14 @@ def both_traces(
 
 
 def _sketched(surface: LossSurface, loss: Loss, aim: Aim, budget: Budget) -> Estimator[TraceEstimate]:
-    found: TraceEstimate = yield from structured(surface, loss, 2, None, aim.seed, aim.level)
-    if not aim.reached(found):
-        wanted = math.ceil(found.n * (found.stderr / (aim.relative_error * abs(found.value))) ** 2)
-        count = min(wanted, _MOST, int(budget.left() / 1.5))
-        if count > 2:
-            found = yield from structured(surface, loss, count, None, aim.seed + 1, aim.level)
-    return found
+    count = 2
+    while True:
+        found: TraceEstimate = yield from structured(surface, loss, count, None, aim.seed + count, aim.level)
+        if aim.reached(found) or count == _MOST or budget.left() < 1.5 * count:
+            return found
+        # a fifth more than the spread seen calls for, since that is itself an estimate
+        short = (found.stderr / (aim.relative_error * abs(found.value))) ** 2 if found.value else math.inf
+        count = int(min(count * max(1.2 * short, 1.5), _MOST, max(budget.left() / 1.2, count)))
 
 
 def _probed(
@@ -73,49 +74,40 @@ def _probed(
     """Probe until the Hessian's trace is exact enough."""
     generator = torch.Generator().manual_seed(aim.seed)
     device = surface.parameters.tensors[0].device
-    parts: list[Tensor] = []
-    count = 0
-    while True:
+    forms: list[Tensor] = []  # moments of the rows' quadratic forms
+    products: list[Tensor] = []  # where there is no forward mode: of the mean only
+    for count in range(_TOGETHER, _MOST + 1, _TOGETHER):
         signs = random_signs((surface.size, _TOGETHER), generator).to(device)
-        ((found, _),) = yield [RowForms(loss, signs)]
-        if not found.isfinite().all():
-            return (yield from _without_forward_mode(surface, loss, ggn, signs, aim))
-        parts.append(found)
-        count += _TOGETHER
-        traces = _of_forms(parts, ggn, aim)
-        if aim.reached(traces.hessian) or count >= _MOST or budget.left() < 4 * _TOGETHER:
-            return traces
+        if not products:
+            ((found, _),) = yield [RowForms(loss, signs)]
+            if found.isfinite().all():
+                forms.append(found)
+        if len(forms) * _TOGETHER < count:
+            ((found, weight),) = yield [HessianProduct(loss, signs)]
+            products.append((signs * found).sum(0) / weight)
+        traces = _of_products(products, ggn, aim) if products else _of_forms(forms, ggn, aim)
+        if aim.reached(traces.hessian) or budget.left() < 4 * _TOGETHER:
+            break
+    return traces
 
 
 def _of_forms(parts: list[Tensor], ggn: TraceEstimate | None, aim: Aim) -> Traces:
     """Return the traces from the moments of several passes, each with probes of its own."""
     name, level = "Hutchinson's probes", aim.level
-    hessian, gauss, residual = [], [], []
-    for found in parts:
-        m = (len(found) - 2) // 2
-        both = torch.eye(len(found), dtype=found.dtype, device=found.device)[:-m]
-        both[2:, 2 + m :] = torch.eye(m, dtype=found.dtype, device=found.device)  # h = GGN's part + residual
-        hessian.append(row_means(both @ found @ both.T))
-        means = row_means(found).means
-        gauss.append(means[:m])
-        residual.append(means[m:])
-    spread = sum(rows.data_variance for rows in hessian) / len(hessian)
-    n = hessian[0].n
-    whole = over_probes(torch.cat([rows.means for rows in hessian]), name, level, spread, n)
+    hessian = [summed_means(found) for found in parts]
+    spread, n = sum(rows.data_variance for rows in hessian) / len(hessian), hessian[0].n
+    single = torch.stack([row_means(found).means for found in parts])  # (passes, 2 probes)
+    gauss, residual = (half.reshape(-1) for half in single.chunk(2, 1))
     if ggn is None:
-        own = torch.cat(gauss)
-        return Traces(whole, over_probes(own, name, level))
-    rest = over_probes(torch.cat(residual), name, level)
+        whole = over_probes(gauss + residual, name, level, spread, n)
+        return Traces(whole, over_probes(gauss, name, level))
+    rest = over_probes(residual, name, level)
     stderr = math.hypot(ggn.stderr, rest.stderr)
     name = "sketches, and probes of the residual"
     summed: Any = (ggn.value + rest.value, stderr, rest.n - 1, rest.n, name, level, spread, n)
     return Traces(estimated(*summed), ggn)
 
 
-def _without_forward_mode(
-    surface: LossSurface, loss: Loss, ggn: TraceEstimate | None, signs: Tensor, aim: Aim
-) -> Estimator[Traces]:
-    ((found, weight),) = yield [HessianProduct(loss, signs)]
-    hessian = over_probes((signs * found).sum(0) / weight, "Hutchinson's probes", aim.level)
-    nothing = estimated(math.nan, math.nan, 1, 0, "not found", aim.level)
-    return Traces(hessian, nothing if ggn is None else ggn)
+def _of_products(products: list[Tensor], ggn: TraceEstimate | None, aim: Aim) -> Traces:
+    hessian = over_probes(torch.cat(products), "Hutchinson's probes", aim.level)
+    return Traces(hessian, ggn or estimated(math.nan, math.nan, 1, 0, "not found", aim.level))
