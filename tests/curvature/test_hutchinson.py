@@ -29,6 +29,7 @@ def test_exported_names():
         "hutch_pp_trace",
         "hutchinson_trace",
         "landscape",
+        "layer_traces",
         "logistic_hessian",
         "measure",
         "spectral_density",

@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, hutchinson_trace, structured_trace  # noqa: E402
+from focalcal.curvature import LossSurface, hutchinson_trace, layer_traces, structured_trace  # noqa: E402
 from focalcal.curvature.logit_hessian import logit_hessian  # noqa: E402
 
 WEIGHT = torch.tensor([0.5, 1.0, 2.0], dtype=torch.double)
@@ -84,6 +84,37 @@ def test_the_trace_of_a_piecewise_linear_network(name):
     assert found.stderr < 0.1 * truth
     assert found.low < found.value < found.high
     assert structured_trace(surface, sketches=3, seed=1) == structured_trace(surface, sketches=3, seed=1)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "focal 5"])
+def test_the_blocks_of_single_tensors(name):
+    surface = problem(LOSSES[name])
+    diagonal = surface.hessian_product(torch.eye(surface.size, dtype=torch.double)).diagonal()
+    found = layer_traces(surface, sketches=100)
+    assert list(found) == list(surface.parameters.names)
+    for own, part in zip(found.values(), diagonal.split([24, 6, 18, 3]), strict=True):
+        assert abs(own.value - part.sum()) < 4 * own.stderr
+        assert own.data_stderr > 0 < own.stderr
+    whole = structured_trace(surface, sketches=100)
+    assert sum(own.value for own in found.values()) == pytest.approx(whole.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_by_classes_it_is_exact(name):
+    surface = problem(LOSSES[name])
+    truth = float(surface.ggn_product(torch.eye(surface.size, dtype=torch.double)).trace())
+    found = structured_trace(surface, by="classes")
+    assert found.value == pytest.approx(truth, rel=1e-9)
+    assert found.stderr == 0
+    assert found.data_stderr > 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_sketches_of_batches(name):
+    surface = problem(LOSSES[name])
+    exact = structured_trace(surface, by="classes").value
+    found = structured_trace(surface, sketches=300, by="batches")
+    assert abs(found.value - exact) < 4 * found.stderr
 
 
 def test_it_varies_less_than_probes_of_the_same_matrix():

@@ -18,7 +18,7 @@ from focalcal.curvature.recorder import CurvatureRecorder
 from focalcal.curvature.result import Curvature, LossCurvature
 from focalcal.curvature.sam import SAM
 from focalcal.curvature.slices import Landscape, landscape
-from focalcal.curvature.structured import structured_trace
+from focalcal.curvature.structured import layer_traces, structured_trace
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.trace_penalty import TracePenalty
 from focalcal.curvature.xtrace import xtrace
@@ -39,6 +39,7 @@ __all__ = [
     "hutch_pp_trace",
     "hutchinson_trace",
     "landscape",
+    "layer_traces",
     "logistic_hessian",
     "measure",
     "spectral_density",

@@ -20,7 +20,7 @@ _CANNOT = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeEr
 
 
 def squared_pulls(batch: Batch, cotangents: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Return ‖Jᵀu‖² for each row and each of its cotangents (n, m, …), float64 (n, m).
+    """Return ‖Jᵀu‖² for each row, cotangent and parameter tensor, float64 (n, m, tensors).
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def squared_pulls(batch: Batch, cotangents: Tensor, rows: Tensor | None = None) 
     """
     inputs = batch.inputs if rows is None else tree_map(lambda t: _taken(t, rows), batch.inputs)
     if not len(cotangents):
-        return cotangents.new_zeros(cotangents.shape[:2], dtype=torch.float64)
+        shape = (*cotangents.shape[:2], len(batch.surface.parameters.tensors))
+        return cotangents.new_zeros(shape, dtype=torch.float64)
     try:
         return _together(batch, inputs, cotangents)
     except _CANNOT:
@@ -53,7 +54,7 @@ def _together(batch: Batch, inputs: Any, cotangents: Tensor) -> Tensor:
 
         pull = torch.func.vjp(logits, values)[1]
         found = torch.func.vmap(lambda u: pull(u)[0])(upstream)
-        return torch.stack([_squared(t.flatten(1), 1) for t in found.values()]).sum(0)
+        return torch.stack([_squared(found[name].flatten(1), 1) for name in values], 1)
 
     each = sum(t.numel() * t.element_size() for t in parameters.tensors) * cotangents.shape[1]
     chunk = max(1, _TOGETHER // each)
@@ -67,7 +68,7 @@ def _alone(batch: Batch, inputs: Any, i: int, cotangents: Tensor) -> Tensor:
     row = tree_map(lambda t: _taken(t, slice(i, i + 1)), inputs)
     logits = logits_of(called(batch.surface.model, row))
     found = [batch.pulled(logits, u.unsqueeze(0), retain_graph=True) for u in cotangents]
-    return torch.stack([torch.stack([_squared(t.flatten(), 0) for t in one]).sum() for one in found])[None]
+    return torch.stack([torch.stack([_squared(t.flatten(), 0) for t in one]) for one in found])[None]
 
 
 def _squared(tensor: Tensor, dim: int) -> Tensor:
