@@ -273,6 +273,15 @@ def test_labels_of_every_kind():
     assert cal.classes_.tolist() == [False, True]
 
 
+def test_every_other_row_of_an_array():
+    z, y = drawn(400, 3, 2.0, seed=19)
+    weight = np.random.default_rng(0).uniform(0.5, 2, 400)
+    copied = TemperatureScaling().fit(z[::2].copy(), y[::2].copy(), sample_weight=weight[::2].copy())
+    for labels in (y, y.astype(np.int32), y * 10 + 5):
+        strided = TemperatureScaling().fit(z[::2], labels[::2], sample_weight=weight[::2])
+        assert strided.temperature_ == pytest.approx(copied.temperature_, rel=1e-12)
+
+
 def test_tables_of_every_kind():
     torch = pytest.importorskip("torch", reason="torch is an optional extra")
     z, y = drawn(200, 3, 2.0, seed=17)

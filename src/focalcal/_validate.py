@@ -286,7 +286,7 @@ def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
         raise ValueError(f"Expected sample_weight finite and >= 0, got min={low:.6g}, max={high:.6g}.")
     if high == 0:
         raise ValueError("Expected some sample_weight above 0, got only zeros.")
-    return weights
+    return np.ascontiguousarray(weights)
 
 
 def check_alone(declared: Input, wanted: Input, y: Any, sample_weight: Any) -> None:

@@ -89,7 +89,7 @@ def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
         labels, classes = labels.astype(np.str_), classes.astype(np.str_)
     if labels.dtype.kind in "iu" and np.array_equal(classes, np.arange(n_classes)):
         if len(labels) == 0 or (labels.min() >= 0 and labels.max() < n_classes):
-            return labels.astype(np.int64, copy=False)
+            return np.ascontiguousarray(labels, np.int64)
         codes, wrong = labels, (labels < 0) | (labels >= n_classes)
     else:
         order = np.argsort(classes)
@@ -102,4 +102,4 @@ def encode(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
             f"Expected every label among the {n_classes} classes {classes[:5].tolist()}…, got {unknown!r}. "
             "Check that y and the columns of X belong together."
         )
-    return codes.astype(np.int64, copy=False)
+    return np.ascontiguousarray(codes, np.int64)
