@@ -65,7 +65,7 @@ def top_eigenvalues(
     count : int
         How many, at most P.
     tolerance : float
-        Relative error at which to stop.
+        Relative error at which to stop; of eigenvalues below a hundredth of the largest, relative to that.
     products : int
         At most; each takes a pass over the data, and a vector of P numbers.
     memory : float
@@ -117,8 +117,14 @@ def top_eigenvalues(
 
 def converged(count: int, tolerance: float, space: Krylov) -> bool:
     """Return whether the largest eigenvalues are found; one more than asked for shows the last one's gap."""
-    errors, values = space.errors()[-count:], space.values[-count:]
-    return len(space.values) > count and bool((errors <= tolerance * np.abs(values)).all())
+    return len(space.values) > count and bool(_exact(space, np.arange(-count, 0), tolerance).all())
+
+
+def _exact(space: Krylov, chosen: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return which Ritz values are found; those below a hundredth of the largest, by that hundredth."""
+    size = np.abs(space.values)
+    found: np.ndarray = space.errors()[chosen] <= tolerance * np.maximum(size[chosen], 0.01 * size.max())
+    return found
 
 
 def of_space(space: Krylov, count: int, tolerance: float) -> Eigenvalues:
@@ -126,7 +132,7 @@ def of_space(space: Krylov, count: int, tolerance: float) -> Eigenvalues:
     chosen = np.arange(len(space.values))[::-1][:count]
     errors = space.errors()[chosen]
     whole = space.basis.shape[1] == space.basis.shape[0]
-    done = bool((errors <= tolerance * np.abs(space.values[chosen])).all()) and len(chosen) == count
+    done = len(chosen) == count and bool(_exact(space, chosen, tolerance).all())
     vectors = space.vectors(chosen)
     return Eigenvalues(
         space.values[chosen], vectors, space.residuals[chosen], errors, len(space.values), done or whole

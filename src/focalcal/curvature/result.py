@@ -133,17 +133,27 @@ class Curvature:
         }
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the spectral densities on a logarithmic axis, and return the axes (matplotlib)."""
+        """Draw how many eigenvalues lie where, and return the axes (matplotlib).
+
+        Both axes are logarithmic, that of λ linear around 0, a thousandth of the largest wide. A single
+        eigenvalue is a bump of area 1.
+        """
         pyplot = optional_module("matplotlib.pyplot", "plot", "plot")
         ax = pyplot.subplots(figsize=(7, 4), layout="constrained")[1] if ax is None else ax
+        width = max(float(np.abs(one.density.values).max()) for one in self.losses) / 1000 or 1.0
         for one, colour in zip(self.losses, ("#d55e00", "#2f8fd0"), strict=False):
-            grid, height = one.density.curve(1000)
-            ax.semilogy(grid, height, color=colour, label=one.name)
-            ax.plot(one.eigenvalues, np.full(len(one.eigenvalues), 1.0 / self.size), "v", color=colour)
-        ax.set_ylim(bottom=0.1 / self.size)
-        ax.set_xlabel("eigenvalue of the Hessian")
-        ax.set_ylabel("density")
-        ax.legend(title="triangles: the largest")
+            nodes = np.arcsinh(one.density.values / width)
+            grid = np.linspace(nodes[0] - 1, nodes[-1] + 1, 600)
+            bumps = np.exp(-(((grid[:, None] - nodes) / 0.15) ** 2) / 2) / (0.15 * np.sqrt(2 * np.pi))
+            count = bumps @ one.density.weights * self.size
+            ax.fill_between(np.sinh(grid) * width, count, 0.01, color=colour, alpha=0.25)
+            ax.plot(np.sinh(grid) * width, count, color=colour, label=one.name)
+        ax.set_xscale("asinh", linear_width=width)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.1)
+        ax.set_xlabel("eigenvalue λ of the Hessian")
+        ax.set_ylabel(f"eigenvalues per unit of asinh(λ/{width:.2g})")
+        ax.legend()
         return ax
 
     def __str__(self) -> str:
@@ -169,7 +179,7 @@ def _cells(one: LossCurvature) -> dict[str, str]:
         "trace of the GGN": _two(one.ggn_trace),
         "largest eigenvalue": _over(float(top.values[0]), one.top_data_stderr, "data"),
         "next eigenvalues": " ".join(f"{value:.3g}" for value in top.values[1:5]),
-        "their error at most": f"{float(np.max(top.errors)):.1g}",
+        "their relative error": f"{float(np.max(top.errors / np.abs(top.values))):.1g} at most",
         "smallest found": f"{one.lowest:.3g}",
         "Frobenius norm": _over(one.frobenius.value, one.frobenius.stderr, "probes"),
         "sharpness": f"{one.sharpness:.4g}",

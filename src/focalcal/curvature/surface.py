@@ -121,6 +121,13 @@ class LossSurface:
         self.parameters = choose(self.model, parameters)
         self.mode, self.seed = check_choice("mode", mode, ("eval", "train")), seed
         self.device = torch.device(device) if device is not None else device_of(self.model)
+        if isinstance(loader, Iterator):
+            raise TypeError(
+                f"Expected a loader that can be read again for each pass, got {type(loader).__name__}, which "
+                "the first uses up. Pass a DataLoader, or list(...) of the batches."
+            )
+        if self.device.type == "mps":
+            raise ValueError("Expected a device with float64, in which sums are taken, got mps. Use the CPU.")
         self.unpack = unpack or parts
         self.executor, self.distributed = executor, distributed
         self._kept: Kept | None = None
