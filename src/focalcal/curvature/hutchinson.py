@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from focalcal._settings import check_choice
 from focalcal.curvature.probes import check_probes, over_probes, random_signs
 from focalcal.curvature.surface import LossSurface
 from focalcal.intervals.estimate import Estimate
@@ -61,11 +60,10 @@ def hutchinson_trace(
     >>> print(hutchinson_trace(LossSurface(model, torch.nn.MSELoss(), batches), probes=2))
     5.0000 [5.0000, 5.0000] (n=2)
     """
-    check_choice("matrix", matrix, ("hessian", "ggn"))
+    product = surface.product(matrix)
     check_probes("probes", probes, level)
     generator = torch.Generator().manual_seed(seed)
     device = surface.parameters.tensors[0].device
-    product = surface.hessian_product if matrix == "hessian" else surface.ggn_product
     found: list[torch.Tensor] = []
     for first in range(0, probes, _TOGETHER):
         count = min(_TOGETHER, probes - first)

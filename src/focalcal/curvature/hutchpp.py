@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from focalcal._settings import check_choice, check_count
+from focalcal._settings import check_count
 from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, random_signs
 from focalcal.curvature.surface import LossSurface
 
@@ -60,12 +60,11 @@ def hutch_pp_trace(
     >>> round(hutch_pp_trace(surface, products=6).value, 6)
     0.5
     """
-    check_choice("matrix", matrix, ("hessian", "ggn"))
+    product = surface.product(matrix)
     third = check_count("products", products) // 3
     check_probes("probes, a third of the products,", third, level)
     generator = torch.Generator().manual_seed(seed)
     device = surface.parameters.tensors[0].device
-    product = surface.hessian_product if matrix == "hessian" else surface.ggn_product
     sketch = product(random_signs((surface.size, min(third, surface.size)), generator).to(device))
     basis = torch.linalg.qr(sketch)[0]
     inside = float((basis * product(basis)).sum())

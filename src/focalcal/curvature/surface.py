@@ -160,6 +160,11 @@ class LossSurface:
         """
         return self.means([GGNProduct(self.loss, self._columns(vectors))])[0].reshape(vectors.shape)
 
+    def product(self, matrix: str) -> Callable[[Tensor], Tensor]:
+        """Return the product with the "hessian" or the "ggn"."""
+        check_choice("matrix", matrix, ("hessian", "ggn"))
+        return self.hessian_product if matrix == "hessian" else self.ggn_product
+
     def means(self, tasks: Sequence[Task]) -> list[Tensor]:
         """Return the mean that each task is after, from one pass over the data."""
         return self.sums(tasks).means()

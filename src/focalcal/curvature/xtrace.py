@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from focalcal._settings import check_choice, check_count
+from focalcal._settings import check_count
 from focalcal.curvature.probes import TraceEstimate, check_probes, estimated
 from focalcal.curvature.surface import LossSurface
 
@@ -64,7 +64,7 @@ def xtrace(
     >>> round(xtrace(surface, products=6).value, 6)
     1.0
     """
-    check_choice("matrix", matrix, ("hessian", "ggn"))
+    product = surface.product(matrix)
     k = check_count("products", products) // 2
     check_probes("vectors, half of the products,", k, level)
     if k >= surface.size:
@@ -72,7 +72,6 @@ def xtrace(
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(surface.size, k, generator=generator, dtype=torch.float64)
     vectors = (vectors * (surface.size**0.5 / vectors.norm(dim=0))).to(surface.parameters.tensors[0].device)
-    product = surface.hessian_product if matrix == "hessian" else surface.ggn_product
     moved = product(vectors)  # (P, k)
     basis, r = torch.linalg.qr(moved)
     found = _each(vectors, moved, basis, r, product(basis))
