@@ -60,7 +60,7 @@ class Dense:
 
     def __init__(self, surface, matrix):
         self.size, self.parameters = surface.size, surface.parameters
-        self.hessian_product = self.ggn_product = lambda vectors: matrix @ vectors
+        self.product = lambda name: lambda vectors: matrix @ vectors
 
 
 # the GGN of two classes is carried by few eigenvalues, which makes the probes' distribution skewed
