@@ -180,7 +180,10 @@ def load_forward_mode() -> None:
 
 
 class Swapped(torch.nn.Module):
-    """A model that is called with other parameters."""
+    """A model that is called with other parameters and buffers.
+
+    `torch.func.functional_call` would leave a module that is registered under two names with the other ones.
+    """
 
     def __init__(self, model: torch.nn.Module, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -188,7 +191,18 @@ class Swapped(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call it."""
-        return torch.func.functional_call(self.model, self.values, args, kwargs, tie_weights=True)
+        named: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        named |= self.model.named_buffers(remove_duplicate=False)
+        instead = {id(named[name]): value for name, value in self.values.items()}
+        held: list[Any] = [own for m in self.model.modules() for own in (m._parameters, m._buffers)]
+        swapped = [(own, key, tensor) for own in held for key, tensor in own.items() if id(tensor) in instead]
+        try:
+            for own, key, tensor in swapped:
+                own[key] = instead[id(tensor)]
+            return self.model(*args, **kwargs)
+        finally:
+            for own, key, tensor in swapped:
+                own[key] = tensor
 
 
 def estimate(
