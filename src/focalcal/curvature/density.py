@@ -98,7 +98,7 @@ def deflated_density(
     spaces: list[Krylov] = []
     if rest > 0:
         spaces = yield from side_by_side(
-            [krylov(surface, loss, start, steps, lambda _: False, top.basis) for start in starts]
+            [krylov(surface, loss, start, steps, _closed, top.basis) for start in starts]
         )
     values = np.concatenate([out, *(space.values for space in spaces)])
     shares = [space.weights * (rest / surface.size / probes) for space in spaces]
@@ -163,7 +163,11 @@ def spectral_density(
     first = products * 2 // 5
     start = start_vector(surface, surface.means([PulledSigns(seed)])[0], seed)
     with surface.keeping(memory):
-        space = estimate(surface, krylov(surface, surface.loss, start, first, lambda _: False))
+        space = estimate(surface, krylov(surface, surface.loss, start, first, _closed))
         steps = (products - first) // probes
         beside = deflated_density(surface, surface.loss, space, probes, steps, seed)
         return estimate(surface, beside).density
+
+
+def _closed(space: Krylov) -> bool:
+    return space.closed

@@ -4,7 +4,8 @@ After m products with A from a start v the basis :math:`Q_m` has :math:`Q_m^\top
 eigenvalues θ (Ritz values) approach A's from the ends of the spectrum inward, and
 :math:`\| A Q_m s - \theta Q_m s \| = \beta_m |s_m|` is the residual, without another product. In finite
 precision the basis loses its orthogonality as soon as a Ritz value converges, and copies of it (ghosts)
-appear: every new vector is orthogonalised against all earlier ones, twice.
+appear: every new vector is orthogonalised against all earlier ones, twice. Where the space is invariant
+before it is enough, as that of a matrix of low rank soon is, it goes on from random signs beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from focalcal.curvature.passes import Found, HessianProduct, Task
+from focalcal.curvature.probes import random_signs
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import Loss
 
@@ -32,6 +34,11 @@ class Krylov:
     coordinates: np.ndarray  # (m, m) of the Ritz vectors, as columns
     residuals: np.ndarray  # (m,)
     link: float  # β_m, the norm of what couples the space to the rest
+
+    @property
+    def closed(self) -> bool:
+        """Whether the space is invariant, up to the rounding errors of float32 products."""
+        return bool(self.link <= 1e-7 * np.abs(self.values).max())
 
     def errors(self) -> np.ndarray:
         """Return estimates of the Ritz values' errors (m,): the residual, or its square over the gap."""
@@ -74,22 +81,24 @@ def krylov(
     """
     held = surface.parameters.tensors[0]
     most = min(most, surface.size - (0 if beside is None else beside.shape[1]))
-    basis = torch.zeros(surface.size, most, dtype=held.dtype, device=held.device)
+    # rows of it take memory only once they are written
+    basis = torch.empty(most, surface.size, dtype=held.dtype, device=held.device).T
     diagonal, off = np.zeros(most), np.zeros(most)
     vector = _orthogonal(start.to(held.device, torch.float64), basis[:, :0], beside)
-    vector = vector / vector.norm()
     for j in range(most):
+        vector = vector / vector.norm()
         basis[:, j] = vector
         ((product, weight),) = yield [HessianProduct(loss, vector.unsqueeze(1))]
         product = product[:, 0] / weight
         diagonal[j] = float(vector @ product)
-        left = _orthogonal(product, basis[:, : j + 1], beside)
-        off[j] = float(left.norm())
+        vector = _orthogonal(product, basis[:, : j + 1], beside)
+        off[j] = float(vector.norm())
         found = _ritz(basis[:, : j + 1], diagonal[: j + 1], off[: j + 1])
-        exhausted = off[j] <= 1e-7 * max(np.abs(found.values).max(), float(product.norm()))
-        if exhausted or enough(found):
+        if enough(found):
             break
-        vector = left / left.norm()
+        if found.closed:
+            other = random_signs((surface.size,), torch.Generator().manual_seed(j)).to(held.device)
+            vector, off[j] = _orthogonal(other, basis[:, : j + 1], beside), 0.0
     return found
 
 
