@@ -76,11 +76,12 @@ def test_the_model_is_as_it_was_also_after_an_exception():
     before, modes = copy.deepcopy(net.state_dict()), [module.training for module in net.modules()]
     landscape(surface, 1, points=3)
 
-    def interrupted():
-        yield x, y
-        raise RuntimeError("interrupted")
+    class Interrupted:
+        def __iter__(self):
+            yield x, y
+            raise RuntimeError("interrupted")
 
-    broken = LossSurface(net, nn.CrossEntropyLoss(), interrupted())
+    broken = LossSurface(net, nn.CrossEntropyLoss(), Interrupted())
     with pytest.raises(RuntimeError, match="interrupted"):
         landscape(broken, 1, points=3)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
