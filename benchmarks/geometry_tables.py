@@ -154,11 +154,8 @@ def correlation_rows(found: Found) -> list[str]:
         np.array([abs(one["judged"]["before"]["gap"]) for one in found.values()]),
         np.array([error(one, "after") for one in found.values()]),
     ]
-    picks = {
-        f"{kind.__name__} {name}": (kind, name)
-        for kind in (own, common, divided)
-        for name in ("trace", "top")
-    }
+    kinds = (own, common, divided) if all("cooled" in one for one in found.values()) else (own, common)
+    picks = {f"{kind.__name__} {name}": (kind, name) for kind in kinds for name in ("trace", "top")}
     for title, (kind, name) in picks.items():
         curvature = np.array([kind(one, name) for one in found.values()])
         lines.append(f"| {title} | {' | '.join(correlation(curvature, other, seeds) for other in against)} |")
@@ -173,4 +170,4 @@ def cooled_rows(found: Found) -> list[str]:
         columns[f"ECE %{word}"] = lambda one, when=when: 100 * error(one, when)
         for name in ("trace", "top"):
             columns[f"{CURVATURES[name]}{word}"] = lambda one, kind=kind, name=name: one[kind][name]
-    return rows(found, columns)
+    return rows({net: one for net, one in found.items() if "cooled" in one}, columns)
