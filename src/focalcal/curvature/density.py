@@ -142,8 +142,9 @@ def spectral_density(
 
     Notes
     -----
-    Of a ReLU network of 1,810 parameters with 50 products the Wasserstein-1 distance to the true spectrum was
-    4 % of the mean |λ|, where Lanczos quadrature with one probe and as many products left 45 %.
+    Of ReLU networks of 342 to 1,810 parameters with 50 products the Wasserstein-1 distance to the true
+    spectrum was 4 to 10 % of the mean |λ|, where Lanczos quadrature with one probe and as many products left
+    26 to 58 %.
 
     References
     ----------
