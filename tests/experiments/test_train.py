@@ -25,9 +25,8 @@ def digits():
     return open_dataset("digits").smaller(150)
 
 
-RECIPE = Recipe(
-    "digits", "small_cnn", "ce", 3, epochs=3, drops=(2,), batch_size=64, reduction="mean", rate=0.05
-)
+OWN = {"epochs": 3, "drops": (2,), "batch_size": 64, "rate": 0.05}
+RECIPE = Recipe("digits", "small_cnn", "ce", 3, reduction="mean", **OWN)
 
 
 def results(folder):
@@ -183,13 +182,8 @@ def test_killed_at_any_moment_it_goes_on_the_same(digits, tmp_path):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_two_processes_train_as_one(reduction, digits, tmp_path):
     train(replace(RECIPE, reduction=reduction), digits, tmp_path / "one")
-    program = [
-        sys.executable,
-        "-c",
-        PROGRAM.format(reduction=reduction, own=OWN),
-        str(tmp_path / "two"),
-        "many",
-    ]
+    text = PROGRAM.format(reduction=reduction, own=OWN)
+    program = [sys.executable, "-c", text, str(tmp_path / "two"), "many"]
     own = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "WORLD_SIZE": "2"}
     runs = [subprocess.Popen(program, env=own | {"RANK": str(rank)}) for rank in range(2)]
     assert [run.wait(timeout=300) for run in runs] == [0, 0]
