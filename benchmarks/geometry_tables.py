@@ -145,22 +145,30 @@ def correlation(a: np.ndarray, b: np.ndarray, seeds: np.ndarray) -> str:
 
 def correlation_rows(found: Found) -> list[str]:
     lines = [
-        "| across all nets | with ECE | with \\|confidence − accuracy\\| | with ECE after TS |",
-        "| --- | --- | --- | --- |",
+        "| across all nets | with ECE | with ECE, at equal γ | with \\|confidence − accuracy\\| | with ECE after TS |",
+        f"|{' --- |' * 5}",
     ]
-    seeds = np.array([net.seed for net in found])
-    against = [
-        np.array([error(one, "before") for one in found.values()]),
-        np.array([abs(one["judged"]["before"]["gap"]) for one in found.values()]),
-        np.array([error(one, "after") for one in found.values()]),
-    ]
-    kinds = (own, common, divided) if all("cooled" in one for one in found.values()) else (own, common)
-    picks = {f"{kind.__name__} {name}": (kind, name) for kind in kinds for name in ("trace", "top")}
-    for title, (kind, name) in picks.items():
-        curvature = np.array([kind(one, name) for one in found.values()])
-        lines.append(f"| {title} | {' | '.join(correlation(curvature, other, seeds) for other in against)} |")
-    gap = correlation(against[1], against[0], seeds)
-    return [*lines, f"| \\|confidence − accuracy\\| | {gap} | | |"]
+    nets, ones = list(found), list(found.values())
+    seeds, gammas = (np.array([getattr(net, name) for net in nets]) for name in ("seed", "gamma"))
+    ece, cooled_ece = (np.array([error(one, when) for one in ones]) for when in ("before", "after"))
+    gap = np.array([abs(one["judged"]["before"]["gap"]) for one in ones])
+    kinds = (own, common, divided) if all("cooled" in one for one in ones) else (own, common)
+    for kind in kinds:
+        for name in ("trace", "top"):
+            of = np.array([kind(one, name) for one in ones])
+            cells = [
+                correlation(of, ece, seeds),
+                correlation(within(np.log(of), gammas), within(ece, gammas), seeds),
+                correlation(of, gap, seeds),
+                correlation(of, cooled_ece, seeds),
+            ]
+            lines.append(f"| {kind.__name__} {name} | {' | '.join(cells)} |")
+    return [*lines, f"| \\|confidence − accuracy\\| | {correlation(gap, ece, seeds)} | | | |"]
+
+
+def within(values: np.ndarray, gammas: np.ndarray) -> np.ndarray:
+    """Return deviations from the mean of each γ."""
+    return values - np.array([values[gammas == gamma].mean() for gamma in gammas])
 
 
 def cooled_rows(found: Found) -> list[str]:
