@@ -41,13 +41,20 @@ def xtrace(
     Returns
     -------
     TraceEstimate
-        Nats per squared unit of the parameters; n is the number of products. The interval is Student's, over
-        estimates that share their products: their spread was seen to be near the error, and is no proof.
+        Nats per squared unit of the parameters; n is the number of products. The interval is Student's, of
+        twice the variance that the estimates' spread tells.
 
     Raises
     ------
     ValueError
         For fewer than 4 products, more vectors than parameters, or another matrix or level.
+
+    Notes
+    -----
+    The estimates are not independent: a vector is another one's range. An error that two vectors make
+    together is in both their estimates, so that the spread tells half of its variance; in all it was seen to
+    tell 0.5 to 0.7 where eigenvalues fall, 0.9 where they do not. Intervals of 95 % covered the traces of
+    networks in 93 to 97 %, and that of eigenvalues 0.7^i with 12 products in 88 %.
 
     References
     ----------
@@ -75,7 +82,7 @@ def xtrace(
     moved = product(vectors)  # (P, k)
     basis, r = torch.linalg.qr(moved)
     found = _each(vectors, moved, basis, r, product(basis))
-    stderr = float(found.std()) / k**0.5
+    stderr = float(found.std()) * (2 / k) ** 0.5
     return estimated(float(found.mean()), stderr, k - 1, products, "XTrace", level)
 
 
@@ -84,8 +91,8 @@ def _each(vectors: Tensor, moved: Tensor, basis: Tensor, r: Tensor, beyond: Tens
     size, k = vectors.shape
     # of a matrix of low rank the last columns of Q are arbitrary, and leaving one of them out changes nothing
     scale = r.diagonal().abs()
-    floor = max(float(scale.max()) * 1e-12, 1e-200)
-    left = torch.linalg.inv(r + torch.diag((scale < floor) * floor)).T
+    floor = max(float(scale.max()) * 1e-12, 1e-100)
+    left = torch.linalg.inv(r + torch.diag((scale < floor).to(r) * floor)).T
     s = torch.nn.functional.normalize(left, dim=0)
     inner, w, across = basis.T @ beyond, basis.T @ vectors, beyond.T @ vectors  # (k, k) each
     u = w - s * (s * w).sum(0)
