@@ -1,4 +1,4 @@
-"""Every block of Python in the training guide, and in the README's section on training, runs as it stands."""
+"""Every block of Python in the guides to training and geometry, and in a section of the README, runs."""
 
 import re
 from pathlib import Path
@@ -67,11 +67,14 @@ def blocks(path, section=""):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
-@pytest.mark.parametrize(("page", "section"), [("docs/training.md", ""), ("README.md", "## Training\n")])
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [("docs/training.md", ""), ("docs/geometry.md", ""), ("README.md", "## Training\n")],
+)
 def test_the_blocks_run(page, section, tmp_path, monkeypatch):
     for library in (
         "lightning", "transformers", "accelerate", "torchmetrics", "xgboost", "lightgbm", "tensorboard",
-        "safetensors", "onnx",
+        "safetensors", "onnx", "matplotlib",
     ):  # fmt: skip
         pytest.importorskip(library, reason=f"pip install {library} to run the guide")
     monkeypatch.chdir(tmp_path)
