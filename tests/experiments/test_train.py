@@ -179,10 +179,9 @@ def test_killed_at_any_moment_it_goes_on_the_same(digits, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_two_processes_train_as_one(reduction, digits, tmp_path):
-    train(replace(RECIPE, reduction=reduction), digits, tmp_path / "one")
-    text = PROGRAM.format(reduction=reduction, own=OWN)
+def test_two_processes_train_as_one(digits, tmp_path):
+    train(replace(RECIPE, reduction="sum"), digits, tmp_path / "one")
+    text = PROGRAM.format(reduction="sum", own=OWN)
     program = [sys.executable, "-c", text, str(tmp_path / "two"), "many"]
     own = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "WORLD_SIZE": "2"}
     runs = [subprocess.Popen(program, env=own | {"RANK": str(rank)}) for rank in range(2)]
