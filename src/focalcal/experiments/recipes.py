@@ -13,7 +13,7 @@ from torch import nn
 
 from focalcal import nn as losses
 from focalcal._settings import check_choice, check_count
-from focalcal.experiments import nets
+from focalcal.experiments import nets, published_nets
 
 
 def _focal(gamma: float, reduction: str) -> nn.Module:
@@ -37,7 +37,10 @@ NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "small_cnn": lambda channels, side, classes: nets.small_cnn(channels, classes, side),
     "mlp": lambda channels, side, classes: nets.mlp(channels * side * side, classes),
     "resnet20": lambda channels, side, classes: nets.cifar_resnet(20, classes, channels),
-    "resnet110": lambda channels, side, classes: nets.cifar_resnet(110, classes, channels),
+    "resnet50": lambda channels, side, classes: published_nets.bottleneck_resnet(50, classes, channels),
+    "resnet110": lambda channels, side, classes: published_nets.bottleneck_resnet(110, classes, channels),
+    "wide_resnet": lambda channels, side, classes: published_nets.wide_resnet(26, 10, classes, channels),
+    "densenet121": lambda channels, side, classes: published_nets.densenet121(classes, channels),
 }
 
 
