@@ -74,7 +74,7 @@ def curvature(
         "loss": surface.value(),
         "trace": trace.value,
         "trace stderr": trace.stderr,
-        "top": float(top_eigenvalues(surface, 1, tolerance=1e-3, seed=seed).values[0]),
+        "top": float(top_eigenvalues(surface, 3, tolerance=1e-5, seed=seed).values[0]),
         "frobenius": math.sqrt(float(surface.hessian_product(probes).square().sum(0).mean())),
     }
     gradient = surface.gradient()
