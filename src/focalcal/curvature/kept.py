@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from focalcal.curvature.passes import Batch
 
@@ -22,9 +23,12 @@ class Kept:
         self._batches: dict[int, Batch] = {}
         self._bytes: dict[int, int] = {}
         self._count = -1  # of all batches, once they have been read
+        self._versions: list[tuple[int, int]] = []  # of the parameters that the graphs were made with
+        self._buffers: list[Tensor] = []
 
     def batches(self, surface: LossSurface, read: Iterable[tuple[int, Any, Any]]) -> Iterator[Batch]:
         """Yield all batches, the kept ones with what was made of them in earlier passes."""
+        self._check_unchanged(surface.model)
         if len(self._batches) == self._count:
             for batch in list(self._batches.values()):
                 yield from self._counted(batch)
@@ -35,12 +39,24 @@ class Kept:
             yield from self._counted(self._known(Batch(surface, index, inputs, target)))
         self._count = count
 
+    def _check_unchanged(self, model: torch.nn.Module) -> None:
+        """Check that the kept graphs are the model's; where hooks see what is saved torch does not look."""
+        versions = [(t.data_ptr(), t._version) for t in model.parameters()]
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        same = versions == self._versions and all(map(torch.equal, buffers, self._buffers))
+        if self._batches and not same:
+            raise ValueError(
+                "Expected a model that stays as it is from pass to pass, got one with other parameters or "
+                "buffers than those its graphs were kept with. Leave keeping(...) before you change it."
+            )
+        self._versions, self._buffers = versions, buffers
+
     def _known(self, batch: Batch) -> Batch:
         kept = self._batches.get(batch.index, batch)
-        if isinstance(batch.target, Tensor) and not torch.equal(kept.target, batch.target):
+        if kept is not batch and not all(map(torch.equal, _tensors(kept), _tensors(batch))):
             raise ValueError(
-                "Expected the same batches in every pass, got others: the loader shuffles. Pass one that "
-                "does not, or memory=0, which keeps nothing from one pass to the next."
+                "Expected the same batches in every pass, got others: the loader shuffles, or draws inputs "
+                "anew. Pass one that does not, or memory=0, which keeps nothing from one pass to the next."
             )
         return kept
 
@@ -59,3 +75,7 @@ class Kept:
         self._batches.pop(batch.index, None)
         if size + sum(self._bytes.values()) <= self.memory:
             self._batches[batch.index], self._bytes[batch.index] = batch, size
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves((batch.inputs, batch.target)) if isinstance(leaf, Tensor)]

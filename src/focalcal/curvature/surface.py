@@ -10,9 +10,9 @@ the first term is the generalised Gauss–Newton matrix (GGN).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -175,11 +175,11 @@ class LossSurface:
             self._prepared = True
             try:
                 if self.executor is None:
-                    parts: Iterable[Sums] = (self._visited(batch, tasks) for batch in self._batches())
+                    with closing(self._batches()) as batches:  # with their hooks, also after an exception
+                        found = added(self._visited(batch, tasks) for batch in batches)
                 else:
                     work = partial(_worked_on, self, tuple(tasks))
-                    parts = [map_sum(work, self._read(), self.executor, threads=False)]
-                found = added(parts)
+                    found = added([map_sum(work, self._read(), self.executor, threads=False)])
             finally:
                 self._prepared = False
         return found.over_ranks() if self.distributed else found
@@ -204,7 +204,7 @@ class LossSurface:
         finally:
             self._kept = None
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch, None, None]:
         if self._kept is not None:
             yield from self._kept.batches(self, self._read())
             return
