@@ -31,13 +31,14 @@ def test_classes_by_name_and_files_in_order(folder):
 
 
 def test_pixels_are_normalised_by_channel(tmp_path):
-    (tmp_path / "only").mkdir()
-    Image.new("RGB", (1, 1), (255, 51, 0)).save(tmp_path / "only" / "0.png")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (1, 1), (255, 51, 0)).save(tmp_path / name / "0.png")
     ((x, _),) = open_inputs(tmp_path, mean=(0.5, 0.0, 1.0), std=(0.25, 1.0, 2.0))
-    assert x.flatten().tolist() == pytest.approx([2.0, 0.2, -0.5])
+    assert x[0].flatten().tolist() == pytest.approx([2.0, 0.2, -0.5])
     ((grey, _),) = open_inputs(tmp_path, mean=[0.0], std=[1.0])
-    assert grey.shape == (1, 1, 1, 1)
-    assert grey.item() * 255 == pytest.approx(0.299 * 255 + 0.587 * 51, abs=1)  # ITU-R 601
+    assert grey.shape == (2, 1, 1, 1)
+    assert grey[0].item() * 255 == pytest.approx(0.299 * 255 + 0.587 * 51, abs=1)  # ITU-R 601
 
 
 def test_resized_and_kept_at_their_size(folder):
@@ -84,16 +85,16 @@ def saved(**arrays):
     return write
 
 
-def broken_image(folder):
-    (folder / "a").mkdir()
-    (folder / "a" / "0.png").write_bytes(b"no image")
+def broken_image(folder, classes="ab"):
+    for name in classes:
+        (folder / name).mkdir()
+        (folder / name / "0.png").write_bytes(b"no image")
     return {"path": folder}
 
 
 def empty_class(folder):
-    broken_image(folder)
-    (folder / "b").mkdir()
-    return {"path": folder}
+    (folder / "c").mkdir()
+    return broken_image(folder)
 
 
 def text_file(folder):
@@ -103,7 +104,8 @@ def text_file(folder):
 
 WRONG = {
     "no classes": (lambda folder: {"path": folder}, "a folder of images .* for each class, got none in"),
-    "empty class": (empty_class, "got none in '.*/b'. Name the folder"),
+    "empty class": (empty_class, "got none in '.*/c'. Name the folder"),
+    "one class": (lambda folder: broken_image(folder, "a"), "at least two classes' folders, got 'a' alone"),
     "broken image": (broken_image, "Expected an image, got '.*0.png'.* Remove it"),
     "no y": (saved(x=np.zeros((2, 2))), "npz file with arrays x and y, got .*y is not a file"),
     "no archive": (text_file, "npz file with arrays x and y, got .*n.npz"),
