@@ -161,8 +161,8 @@ def _files(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     ]
     if len(classes) == 1 and files:
         raise ValueError(
-            f"Expected a folder of at least two classes' folders, got {classes[0]!r} alone in {str(folder)!r}. "
-            "Name the folder that holds the classes' folders."
+            f"Expected a folder of at least two classes' folders, got {classes[0]!r} alone in "
+            f"{str(folder)!r}. Name the folder that holds the classes' folders."
         )
     without = set(range(len(classes))) - {label for _, label in files}
     if not files or without:
