@@ -16,7 +16,7 @@ from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface, measure, spectral_density, top_eigenvalues  # noqa: E402
 
-EXACT = {"relative_error": 0.02, "tolerance": 1e-9, "budget": 5000.0}
+EXACT = {"relative_error": 0.03, "tolerance": 1e-9, "budget": 5000.0}
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
@@ -41,7 +41,7 @@ def test_every_number_against_the_dense_hessian(activation):
             hessian @ one.top.vectors, one.top.vectors * torch.tensor(one.eigenvalues), rtol=0, atol=2e-4
         )
         assert abs(one.trace.value - truth.sum()) < 4 * one.trace.stderr
-        assert one.trace.stderr <= 0.02 * one.trace.value
+        assert one.trace.stderr <= 0.03 * one.trace.value
         assert one.frobenius.value == pytest.approx(float(hessian.norm()), rel=0.02)
         assert one.density.moment(1) * found.size == pytest.approx(float(truth.sum()), rel=0.1)
         assert one.density.wasserstein(truth.numpy()) < 0.1 * float(truth.abs().mean())
@@ -49,7 +49,7 @@ def test_every_number_against_the_dense_hessian(activation):
     piecewise = activation is nn.ReLU
     assert (found.curved_by is None) is piecewise
     assert (found.training.trace == found.training.ggn_trace) is piecewise
-    assert found.stopped == "traces within 0.02, eigenvalues within 1e-09"
+    assert found.stopped == "traces within 0.03, eigenvalues within 1e-09"
     assert json.loads(json.dumps(found.to_dict()))["training"]["top"]["converged"]
 
 
@@ -95,14 +95,15 @@ def test_a_sample_has_too_large_a_largest_eigenvalue():
 
 def test_the_same_seed_gives_the_same_result_wherever_it_runs():
     problem = Problem(nn.Tanh)
-    loss = fnn.FocalLoss(2.0)
-    here = measure(problem.net, loss, problem.batches, seed=3).to_dict()
-    assert measure(problem.net, loss, problem.batches, seed=3).to_dict() == here
-    other = measure(problem.net, loss, problem.batches, seed=4).to_dict()
+    given = problem.net, fnn.FocalLoss(2.0), problem.batches
+    own = {"relative_error": 0.2, "budget": 60.0, "eigenvalues": 2}
+    here = measure(*given, seed=3, **own).to_dict()
+    assert measure(*given, seed=3, **own).to_dict() == here
+    other = measure(*given, seed=4, **own).to_dict()
     assert other["training"]["trace"]["value"] != here["training"]["trace"]["value"]
-    assert measure(problem.net, loss, problem.batches, seed=3, memory=0).to_dict() == here
+    assert measure(*given, seed=3, memory=0, **own).to_dict() == here
     with ThreadPoolExecutor(2) as threads:
-        there = measure(problem.net, loss, problem.batches, seed=3, executor=threads)
+        there = measure(*given, seed=3, executor=threads, **own)
     assert there.training.trace.value == pytest.approx(here["training"]["trace"]["value"], rel=1e-12)
     assert there.training.eigenvalues.tolist() == pytest.approx(here["training"]["top"]["values"], rel=1e-12)
 
@@ -171,7 +172,7 @@ def test_losses_whose_hessian_is_not_known():
     surface = problem.surface(smoothed)
     ggn = float(surface.ggn_product(torch.eye(surface.size, dtype=torch.double)).trace())
     for loss in (smoothed, function):
-        one = measure(problem.net, loss, problem.batches, relative_error=0.03, budget=2000.0).training
+        one = measure(problem.net, loss, problem.batches, relative_error=0.06, budget=2000.0).training
         assert abs(one.trace.value - float(hessian.trace())) < 4 * one.trace.stderr
         assert abs(one.ggn_trace.value - ggn) < 4 * one.ggn_trace.stderr
         assert one.trace.data_stderr > 0
@@ -237,6 +238,53 @@ def test_a_table_and_a_plot():
     ax = found.plot()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["FocalLoss", "CrossEntropyLoss"]
     assert found.plot(ax) is ax
+
+
+def test_the_common_loss_is_one_that_fits():
+    problem = Problem()
+    y = problem.y.clone()
+    y[:5] = 255
+    batches = [(problem.x, y)]
+    found = measure(problem.net, fnn.FocalLoss(2.0, ignore_index=255), batches, budget=60)
+    kept = LossSurface(problem.net, nn.CrossEntropyLoss(), [(problem.x[5:], problem.y[5:])])
+    assert found.common.loss.value == pytest.approx(kept.value(), rel=1e-12)
+    net = nn.Linear(5, 1).double()
+    one = measure(net, nn.MSELoss(), [(problem.x, problem.x[:, :1])])
+    assert one.common is None
+    # the mean of (θ x + b - t)² has the Hessian 2 E (x, 1)(x, 1)ᵀ
+    trace = 2 * float(problem.x.square().sum(1).mean() + 1)
+    assert abs(one.training.trace.value - trace) < 4 * one.training.trace.stderr
+    assert one.training.trace == one.training.ggn_trace  # without class indices too
+
+
+def test_a_single_row_has_no_error_of_the_data():
+    problem = Problem()
+    row = [(problem.x[:1], problem.y[:1])]
+    whole = measure(problem.net, nn.CrossEntropyLoss(), row, relative_error=0.01)
+    found = whole.training
+    assert np.isnan(found.loss.stderr)
+    assert np.isnan(found.trace.data_stderr)
+    surface = LossSurface(problem.net, nn.CrossEntropyLoss(), row)
+    truth = float(surface.hessian_product(torch.eye(surface.size, dtype=torch.double)).trace())
+    assert abs(found.trace.value - truth) < 5 * found.trace.stderr
+    assert "nan" not in str(whole)
+
+
+def test_data_that_cannot_be_right():
+    problem = Problem()
+    with pytest.raises(ValueError, match="Expected a finite loss, got nan"):
+        measure(problem.net, nn.CrossEntropyLoss(), [(problem.x * torch.nan, problem.y)])
+    with pytest.raises(ValueError, match="Expected labels 0 to 3, as the model returns 4 logits, got 1 to 4"):
+        measure(problem.net, nn.CrossEntropyLoss(), [(problem.x, problem.y + 1)])
+
+
+def test_half_precision_keeps_its_basis_in_float32():
+    problem = Problem()
+    batches = [(problem.x.bfloat16(), problem.y)]
+    exact = measure(problem.net, nn.CrossEntropyLoss(), problem.batches, eigenvalues=1).training
+    found = measure(problem.net.bfloat16(), nn.CrossEntropyLoss(), batches, eigenvalues=1, budget=60).training
+    assert found.top.vectors.dtype == torch.float32
+    assert found.eigenvalues[0] == pytest.approx(exact.eigenvalues[0], rel=0.05)
 
 
 def test_settings_out_of_range():

@@ -28,7 +28,7 @@ from focalcal.curvature.totals import Loss
 class Krylov:
     """A Krylov space, and what it tells of the spectrum."""
 
-    basis: Tensor  # (P, m), orthonormal, in the parameters' precision
+    basis: Tensor  # (P, m), orthonormal, in the parameters' precision, at least float32
     values: np.ndarray  # (m,) Ritz values, rising
     weights: np.ndarray  # (m,) squared share of the start in each Ritz vector, of sum 1
     coordinates: np.ndarray  # (m, m) of the Ritz vectors, as columns
@@ -82,7 +82,8 @@ def krylov(
     held = surface.parameters.tensors[0]
     most = min(most, surface.size - (0 if beside is None else beside.shape[1]))
     # rows of it take memory only once they are written
-    basis = torch.empty(most, surface.size, dtype=held.dtype, device=held.device).T
+    precision = torch.promote_types(held.dtype, torch.float32)
+    basis = torch.empty(most, surface.size, dtype=precision, device=held.device).T
     diagonal, off = np.zeros(most), np.zeros(most)
     vector = _orthogonal(start.to(held.device, torch.float64), basis[:, :0], beside)
     for j in range(most):

@@ -68,8 +68,9 @@ def measure(
     model, loss, loader :
         As of `LossSurface`: the mean loss over the loader's rows, in the model's parameters.
     common : callable, optional
-        A second loss, measured in the same passes. Default: cross-entropy, unless `loss` is that. A focal
-        loss shrinks itself as rows become sure, so that its curvature alone compares scales, not nets.
+        A second loss, measured in the same passes. Default: cross-entropy that ignores what `loss` ignores,
+        unless `loss` is that, or the model returns one number. A focal loss shrinks itself as rows become
+        sure, so that its curvature alone compares scales, not nets.
     eigenvalues : int
         How many of the largest to find.
     relative_error : float
@@ -128,11 +129,11 @@ def measure(
     if loss is torch.nn.functional.cross_entropy:
         loss = torch.nn.CrossEntropyLoss()  # whose Hessian in the logits is known
     whole = LossSurface(model, loss, loader, seed=seed, **surface)
-    if common is None and not _is_cross_entropy(loss):
-        common = torch.nn.CrossEntropyLoss()
+    curved_by, indices, classes = whole.first(_look)
+    if common is None and classes > 1 and not _is_cross_entropy(loss):
+        common = torch.nn.CrossEntropyLoss(ignore_index=getattr(loss, "ignore_index", -100))
     losses: list[Loss] = [loss] if common is None else [loss, common]
     spending = Budget(budget * len(losses), progress=progress)
-    curved_by, indices = whole.first(_look)
     count = min(eigenvalues, whole.size)
     aim = Aim(relative_error, seed, check_level(level))
     wanted = _Wanted(count, tolerance, aim, rho, curved_by is not None, indices)
@@ -209,6 +210,8 @@ class _ValueAt:
 def _mean_loss(found: tuple[Tensor, float], level: float) -> Estimate:
     rows = row_means(found[0])
     value, stderr = float(rows.means[0]), float(rows.covariance[0, 0]) ** 0.5
+    if not np.isfinite(value):
+        raise ValueError(f"Expected a finite loss, got {value}. Look for NaN or inf in inputs and weights.")
     margin = stderr * float(norm.ppf((1 + level) / 2))
     return Estimate(value, stderr, value - margin, value + margin, rows.n, "normal", level)
 
@@ -232,10 +235,19 @@ def _is_cross_entropy(loss: Any) -> bool:
     return isinstance(loss, torch.nn.CrossEntropyLoss) and not loss.label_smoothing and loss.weight is None
 
 
-def _look(batch: Batch) -> tuple[str | None, bool]:
-    """Return what operation bends the logits, and whether labels are class indices."""
-    indices = isinstance(batch.target, Tensor) and not batch.target.is_floating_point()
-    return curved_operation(batch.logits, batch.surface.parameters.tensors), indices
+def _look(batch: Batch) -> tuple[str | None, bool, int]:
+    """Return what operation bends the logits, whether labels are class indices, and how many classes."""
+    target, loss = batch.target, batch.surface.loss
+    indices = isinstance(target, Tensor) and not target.is_floating_point()
+    classes = batch.logits.shape[1] if batch.logits.dim() > 1 else 1
+    if indices and classes > 1:
+        kept = target[target != getattr(loss, "ignore_index", -100)]
+        if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < classes:
+            raise ValueError(
+                f"Expected labels 0 to {classes - 1}, as the model returns {classes} logits, got "
+                f"{int(kept.min())} to {int(kept.max())}. Pass ignore_index to the loss, or another model."
+            )
+    return curved_operation(batch.logits, batch.surface.parameters.tensors), indices, classes
 
 
 def _stopped(found: list[LossCurvature], wanted: _Wanted, budget: Budget) -> str:

@@ -157,14 +157,12 @@ class Curvature:
         return ax
 
     def __str__(self) -> str:
-        names = [one.name for one in self.losses]
-        lines = [
-            f"{self.size:,} parameters, {self.rows:,} rows, {self.mode} mode",
-            f"{'':26s}" + "".join(f"{name:>34s}" for name in names),
-        ]
-        columns = [_cells(one) for one in self.losses]
+        lines = [f"{self.size:,} parameters, {self.rows:,} rows, {self.mode} mode"]
+        columns = [{"": one.name, **_cells(one)} for one in self.losses]
+        widths = [max(map(len, column.values())) + 3 for column in columns]
         lines += [
-            f"{title:26s}" + "".join(f"{column[title]:>34s}" for column in columns) for title in columns[0]
+            f"{title:22s}" + "".join(f"{column[title]:>{width}s}" for column, width in zip(columns, widths))
+            for title in columns[0]
         ]
         return "\n".join([*lines, f"stopped: {self.stopped} ({self.cost:.0f} gradients)", *self.notes])
 

@@ -54,3 +54,11 @@ def summed_means(found: Tensor) -> RowMeans:
     both = torch.eye(m + 2, len(found), dtype=found.dtype, device=found.device)
     both[2:, m + 2 :] = torch.eye(m, dtype=found.dtype, device=found.device)
     return row_means(both @ found @ both.T)
+
+
+def halves(found: Tensor) -> tuple[RowMeans, RowMeans]:
+    """Return what `row_means` does of x_1 … x_m, and of x_{m+1} … x_2m."""
+    m = (len(found) - 2) // 2
+    first = torch.arange(m + 2, device=found.device)
+    second = torch.cat([first[:2], first[2:] + m])
+    return row_means(found[first][:, first]), row_means(found[second][:, second])

@@ -100,6 +100,8 @@ def structured(
 def _of_rows(rows: RowMeans, level: float) -> TraceEstimate:
     """Return the mean of sketches that every row has of its own."""
     sketches = len(rows.means)
+    if rows.n == 1:
+        return over_probes(rows.means, "sketches of rows", level, rows=1)
     # what the sketches of a row do not have in common is theirs
     own = float(rows.covariance.diagonal().mean()) - rows.data_variance
     stderr, freedom = max(own / sketches, 0.0) ** 0.5, rows.n * (sketches - 1)

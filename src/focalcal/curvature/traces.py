@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from focalcal.curvature.cost import Budget
@@ -13,7 +14,7 @@ from focalcal.curvature.logit_hessian import is_known
 from focalcal.curvature.passes import Estimator, HessianProduct
 from focalcal.curvature.probes import TraceEstimate, estimated, over_probes, random_signs
 from focalcal.curvature.row_forms import RowForms
-from focalcal.curvature.row_moments import row_means, summed_means
+from focalcal.curvature.row_moments import RowMeans, halves, row_means, summed_means
 from focalcal.curvature.structured import structured
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import Loss
@@ -37,8 +38,9 @@ class Aim(NamedTuple):
     level: float
 
     def reached(self, estimate: TraceEstimate) -> bool:
-        """Return whether the probes' standard error is small enough."""
-        return estimate.stderr <= self.relative_error * abs(estimate.value)
+        """Return whether the probes' standard error is small enough, by the interval: few show little."""
+        width = float(norm.ppf((1 + self.level) / 2))
+        return (estimate.high - estimate.low) / 2 <= width * self.relative_error * abs(estimate.value)
 
 
 def both_traces(
@@ -54,7 +56,7 @@ def both_traces(
         ggn = yield from _sketched(surface, loss, aim, budget)
         if not curved:
             return Traces(ggn, ggn)
-    return (yield from _probed(surface, loss, ggn, aim, budget))
+    return (yield from _probed(surface, loss, ggn, curved, aim, budget))
 
 
 def _sketched(surface: LossSurface, loss: Loss, aim: Aim, budget: Budget) -> Estimator[TraceEstimate]:
@@ -69,7 +71,7 @@ def _sketched(surface: LossSurface, loss: Loss, aim: Aim, budget: Budget) -> Est
 
 
 def _probed(
-    surface: LossSurface, loss: Loss, ggn: TraceEstimate | None, aim: Aim, budget: Budget
+    surface: LossSurface, loss: Loss, ggn: TraceEstimate | None, curved: bool, aim: Aim, budget: Budget
 ) -> Estimator[Traces]:
     """Probe until the Hessian's trace is exact enough."""
     generator = torch.Generator().manual_seed(aim.seed)
@@ -79,33 +81,37 @@ def _probed(
     for count in range(_TOGETHER, _MOST + 1, _TOGETHER):
         signs = random_signs((surface.size, _TOGETHER), generator).to(device)
         if not products:
-            ((found, _),) = yield [RowForms(loss, signs)]
+            ((found, _),) = yield [RowForms(loss, signs, residual=curved)]
             if found.isfinite().all():
                 forms.append(found)
         if len(forms) * _TOGETHER < count:
             ((found, weight),) = yield [HessianProduct(loss, signs)]
             products.append((signs * found).sum(0) / weight)
-        traces = _of_products(products, ggn, aim) if products else _of_forms(forms, ggn, aim)
+        traces = _of_products(products, ggn, aim) if products else _of_forms(forms, ggn, curved, aim)
         if aim.reached(traces.hessian) or budget.left() < 4 * _TOGETHER:
             break
     return traces
 
 
-def _of_forms(parts: list[Tensor], ggn: TraceEstimate | None, aim: Aim) -> Traces:
+def _of_forms(parts: list[Tensor], ggn: TraceEstimate | None, curved: bool, aim: Aim) -> Traces:
     """Return the traces from the moments of several passes, each with probes of its own."""
-    name, level = "Hutchinson's probes", aim.level
-    hessian = [summed_means(found) for found in parts]
-    spread, n = sum(rows.data_variance for rows in hessian) / len(hessian), hessian[0].n
-    single = torch.stack([row_means(found).means for found in parts])  # (passes, 2 probes)
-    gauss, residual = (half.reshape(-1) for half in single.chunk(2, 1))
+    if not curved:
+        own = _over_passes([row_means(found) for found in parts], aim)
+        return Traces(own, own)
+    gauss, residual = zip(*(halves(found) for found in parts), strict=True)
+    whole = _over_passes([summed_means(found) for found in parts], aim)
     if ggn is None:
-        whole = over_probes(gauss + residual, name, level, spread, n)
-        return Traces(whole, over_probes(gauss, name, level))
-    rest = over_probes(residual, name, level)
-    stderr = math.hypot(ggn.stderr, rest.stderr)
-    name = "sketches, and probes of the residual"
-    summed: Any = (ggn.value + rest.value, stderr, rest.n - 1, rest.n, name, level, spread, n)
-    return Traces(estimated(*summed), ggn)
+        return Traces(whole, _over_passes(list(gauss), aim))
+    rest = _over_passes(list(residual), aim)
+    stderr, name = math.hypot(ggn.stderr, rest.stderr), "sketches, and probes of the residual"
+    spread, value = whole.data_stderr**2, ggn.value + rest.value
+    return Traces(estimated(value, stderr, rest.n - 1, rest.n, name, aim.level, spread, whole.rows), ggn)
+
+
+def _over_passes(passes: list[RowMeans], aim: Aim) -> TraceEstimate:
+    spread = sum(rows.data_variance for rows in passes) / len(passes)
+    means = torch.cat([rows.means for rows in passes])
+    return over_probes(means, "Hutchinson's probes", aim.level, spread, passes[0].n)
 
 
 def _of_products(products: list[Tensor], ggn: TraceEstimate | None, aim: Aim) -> Traces:
