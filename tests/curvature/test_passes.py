@@ -1,6 +1,8 @@
 """Passes over the data: what is kept from one to the next, where they run, and how they leave a model."""
 
 import copy
+import gc
+import weakref
 from concurrent.futures import Executor, Future
 
 import pytest
@@ -12,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, measure  # noqa: E402
+from focalcal.curvature import LossSurface, measure, row_pulls, structured_trace  # noqa: E402
 from focalcal.curvature.passes import HessianProduct, Value, estimate, side_by_side  # noqa: E402
 from focalcal.curvature.row_forms import RowForms  # noqa: E402
 
@@ -53,6 +55,24 @@ def test_what_is_kept_changes_no_product_and_obeys_the_memory(memory, batches):
             assert len(surface._kept._batches) == batches
     assert surface.loader.read == (1 if batches == 3 else 4)
     assert surface._kept is None
+
+
+def test_what_is_not_kept_is_freed_at_once():
+    surface, _ = problem()
+    alive = []
+
+    def look(batch):
+        alive.append(weakref.ref(batch))
+        batch.slopes(LOSS)
+        return torch.zeros(1, dtype=torch.double), 1.0
+
+    gc.disable()
+    try:
+        with surface.keeping(0):
+            surface.sums([look])
+            assert [one() for one in alive] == [None] * 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("shuffled", ["labels", "inputs"])
@@ -215,12 +235,20 @@ def test_ranks_sum_over_shards_of_unequal_size(tmp_path):
         assert ours["trace"]["rows"] == 60
 
 
-def test_rows_that_are_tasks_of_a_kept_pass_equal_those_of_a_fresh_one():
+def test_other_tasks_of_a_kept_pass_are_those_of_a_fresh_one(monkeypatch):
     surface, vectors = problem()
     fresh = surface.sums([RowForms(LOSS, vectors)]).totals[0]
+    product, trace = surface.ggn_product(vectors), structured_trace(surface)
+    monkeypatch.setattr(row_pulls, "_alone", None)  # a row at a time: only where torch.func cannot
     with surface.keeping(1e9):
-        surface.hessian_product(vectors)
-        torch.testing.assert_close(surface.sums([RowForms(LOSS, vectors)]).totals[0], fresh)
+        for _ in range(2):
+            surface.hessian_product(vectors)
+            torch.testing.assert_close(surface.sums([RowForms(LOSS, vectors)]).totals[0], fresh)
+            torch.testing.assert_close(surface.ggn_product(vectors), product)
+            assert structured_trace(surface) == trace
+            size = held(surface)
+        surface.ggn_product(vectors)
+        assert held(surface) == size  # what is not kept does not count
 
 
 def test_a_module_with_two_names_stays_what_it_is():

@@ -29,14 +29,15 @@ class Kept:
     def batches(self, surface: LossSurface, read: Iterable[tuple[int, Any, Any]]) -> Iterator[Batch]:
         """Yield all batches, the kept ones with what was made of them in earlier passes."""
         self._check_unchanged(surface.model)
+        shared = {t.untyped_storage().data_ptr() for t in surface.model.parameters()}
         if len(self._batches) == self._count:
             for batch in list(self._batches.values()):
-                yield from self._counted(batch)
+                yield from self._counted(batch, shared)
             return
         count = 0
         for index, inputs, target in read:
             count += 1
-            yield from self._counted(self._known(Batch(surface, index, inputs, target)))
+            yield from self._counted(self._known(Batch(surface, index, inputs, target)), shared)
         self._count = count
 
     def _check_unchanged(self, model: torch.nn.Module) -> None:
@@ -60,19 +61,12 @@ class Kept:
             )
         return kept
 
-    def _counted(self, batch: Batch) -> Iterator[Batch]:
+    def _counted(self, batch: Batch, shared: set[int]) -> Iterator[Batch]:
         """Yield a batch, count what its graphs came to hold, and forget it where that is too much."""
-        storages: dict[int, int] = {}
-
-        def held(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(held, lambda tensor: tensor):
-            yield batch
-        size = self._bytes.pop(batch.index, 0) + sum(storages.values())
+        yield batch
+        size = sum(count for place, count in batch.held.items() if place not in shared)
         self._batches.pop(batch.index, None)
+        self._bytes.pop(batch.index, None)
         if size + sum(self._bytes.values()) <= self.memory:
             self._batches[batch.index], self._bytes[batch.index] = batch, size
 

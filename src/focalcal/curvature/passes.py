@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,11 +61,13 @@ class Batch:
         self.surface, self.index = surface, index
         self.inputs, self.target = moved(inputs, surface.device), moved(target, surface.device)
         self._slopes: dict[int, tuple[tuple[Tensor, ...], float]] = {}
+        self.held: dict[int, int] = {}  # bytes that the graphs hold, by where they are
 
     @cached_property
     def logits(self) -> Tensor:
         """The model's logits with their graph."""
-        return self.logits_by(self.surface.model)
+        with self._noted():
+            return self.logits_by(self.surface.model)
 
     def logits_by(self, model: torch.nn.Module) -> Tensor:
         """Return what a model makes of the inputs, with this batch's noise."""
@@ -78,9 +81,24 @@ class Batch:
     def slopes(self, loss: Loss) -> tuple[tuple[Tensor, ...], float]:
         """Return the gradient of the summed loss with its graph, and the weight."""
         if id(loss) not in self._slopes:
-            total, weight = self.total(loss)
-            self._slopes[id(loss)] = (self.pulled(total, create_graph=True, retain_graph=True), weight)
+            logits = self.logits
+            with self._noted():
+                total, weight = batch_total(loss, logits, self.target)
+                self._slopes[id(loss)] = (self.pulled(total, create_graph=True, retain_graph=True), weight)
         return self._slopes[id(loss)]
+
+    def _noted(self) -> AbstractContextManager[Any]:
+        """Note what graphs save; torch.func works under no such hooks, so that they are here alone."""
+        if not self.surface.keeps:
+            return nullcontext()
+        held = self.held  # and not the batch, which would keep itself alive through its graph
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
 
     def pulled(self, of: Any, upstream: Any = None, **options: bool) -> Any:
         """Return gradients in the parameters, as a tuple, zeros for those that are not used."""

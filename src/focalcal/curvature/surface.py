@@ -10,9 +10,9 @@ the first term is the generalised Gauss–Newton matrix (GGN).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -175,8 +175,7 @@ class LossSurface:
             self._prepared = True
             try:
                 if self.executor is None:
-                    with closing(self._batches()) as batches:  # with their hooks, also after an exception
-                        found = added(self._visited(batch, tasks) for batch in batches)
+                    found = added(self._visited(batch, tasks) for batch in self._batches())
                 else:
                     work = partial(_worked_on, self, tuple(tasks))
                     found = added([map_sum(work, self._read(), self.executor, threads=False)])
@@ -204,7 +203,12 @@ class LossSurface:
         finally:
             self._kept = None
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    @property
+    def keeps(self) -> bool:
+        """Whether graphs are kept from one pass to the next."""
+        return self._kept is not None
+
+    def _batches(self) -> Iterator[Batch]:
         if self._kept is not None:
             yield from self._kept.batches(self, self._read())
             return
