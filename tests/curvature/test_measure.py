@@ -14,7 +14,13 @@ from torch.nn import functional as F  # noqa: E402
 
 from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, measure, spectral_density, top_eigenvalues  # noqa: E402
+from focalcal.curvature import (  # noqa: E402
+    LossSurface,
+    measure,
+    row_pulls,
+    spectral_density,
+    top_eigenvalues,
+)
 
 EXACT = {"relative_error": 0.03, "tolerance": 1e-9, "budget": 5000.0}
 
@@ -141,6 +147,26 @@ def test_a_budget_ends_it_and_it_says_so():
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][0] == "gradients"
     assert told[-1][2] == 60
+
+
+def test_traces_leave_half_of_the_budget_to_the_eigenvalues():
+    problem = Problem(nn.Tanh)
+    own = {"relative_error": 1e-3, "eigenvalues": 3}
+    found = measure(problem.net, nn.CrossEntropyLoss(), problem.batches, budget=300, **own)
+    truth = torch.linalg.eigvalsh(problem.hessian(nn.CrossEntropyLoss())).flip(0)[:3]
+    np.testing.assert_allclose(found.training.eigenvalues, truth, rtol=1e-3)
+    assert "before the traces were exact enough" in found.stopped
+    least = measure(problem.net, nn.CrossEntropyLoss(), problem.batches, budget=1, **own)
+    assert len(least.training.eigenvalues) == 3
+
+
+def test_rows_are_worked_on_together(monkeypatch):
+    def alone(*_):
+        raise AssertionError("one row at a time")
+
+    monkeypatch.setattr(row_pulls, "_alone", alone)
+    problem = Problem()
+    measure(problem.net, nn.CrossEntropyLoss(), problem.batches, budget=20)
 
 
 class Named(nn.Module):

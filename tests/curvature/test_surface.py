@@ -242,9 +242,7 @@ def test_wrong_input_is_named():
         LossSurface(net, lambda z, y: F.cross_entropy(z, y, reduction="none"), batches).gradient()
     with pytest.raises(TypeError, match=r"Expected batches \(inputs, labels\)"):
         LossSurface(net, F.cross_entropy, [torch.ones(3)]).value()
-    with pytest.raises(
-        TypeError, match="that can be read again for each pass, got generator"
-    ):
+    with pytest.raises(TypeError, match="that can be read again for each pass, got generator"):
         LossSurface(net, F.cross_entropy, (batch for batch in batches))
     for parameter in net.parameters():
         parameter.requires_grad_(False)

@@ -46,7 +46,9 @@ def test_every_method_is_at_its_optimum():
     loss = {name: METRICS["nll"](given.val_labels, log_probs) for name, log_probs in found.items()}
     assert loss["FTS nll"] <= loss["FTS nll, grid"] <= loss["TS nll"] + 1e-3
     assert loss["FTS nll"] <= loss["TS nll"] < loss["raw"] - 0.3
-    assert loss["TS + uniform"] <= loss["TS nll"] + 1e-9
+    assert (
+        loss["TS + uniform"] <= loss["TS nll"] + 1e-6
+    )  # with a share of the uniform one that is as good as 0
     brier = {name: METRICS["brier"](given.val_labels, log_probs) for name, log_probs in found.items()}
     assert brier["FTS brier"] <= min(brier["FTS nll"], brier["TS brier"]) + 1e-9
     expected = TemperatureScaling().fit(given.val_logits, given.val_labels).transform(given.val_logits)

@@ -39,6 +39,10 @@ class Budget:
         """Return what may still be spent."""
         return self.limit - self.spent
 
+    def until_half(self) -> float:
+        """Return what the traces may still spend: the other half is for eigenvalues and density."""
+        return self.limit / 2 - self.spent
+
     @staticmethod
     def of(task: Task) -> float:
         """Return what one task costs beside the forward pass and the graph that all share."""

@@ -18,6 +18,9 @@ from focalcal.curvature.surface import LossSurface
 #: Bytes of graphs that are kept from one product to the next unless told otherwise.
 MEMORY = 2e9
 
+#: Eigenvalues that must have converged, however few are wanted.
+_GUARD = 3
+
 
 @dataclass(frozen=True)
 class Eigenvalues:
@@ -116,8 +119,12 @@ def top_eigenvalues(
 
 
 def converged(count: int, tolerance: float, space: Krylov) -> bool:
-    """Return whether the largest eigenvalues are found; one more than asked for shows the last one's gap."""
-    return len(space.values) > count and bool(_exact(space, np.arange(-count, 0), tolerance).all())
+    """Return whether the largest eigenvalues are found.
+
+    At least three are looked at: a start that has little of the largest one's vector finds the next first.
+    """
+    guarded = max(count, _GUARD)
+    return len(space.values) > guarded and bool(_exact(space, np.arange(-guarded, 0), tolerance).all())
 
 
 def _exact(space: Krylov, chosen: np.ndarray, tolerance: float) -> np.ndarray:

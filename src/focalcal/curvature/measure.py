@@ -29,7 +29,7 @@ from focalcal.curvature.traces import Aim, both_traces
 from focalcal.intervals.estimate import Estimate
 
 #: Probes of the density, and products of each.
-_PROBES, _STEPS = 2, 12
+_PROBES, _STEPS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def _of_loss(
     traces = yield from both_traces(surface, loss, wanted.class_indices, wanted.curved, aim, budget)
 
     def enough(space: Krylov) -> bool:
-        return converged(wanted.eigenvalues, wanted.tolerance, space) or budget.left() < 0.4 * budget.limit
+        spent = len(space.values) > wanted.eigenvalues and budget.left() < 0.25 * budget.limit
+        return spent or converged(wanted.eigenvalues, wanted.tolerance, space)
 
     start = start_vector(surface, pulled[0], aim.seed)
     space = yield from krylov(surface, loss, start, 200, enough)

@@ -63,11 +63,11 @@ def _sketched(surface: LossSurface, loss: Loss, aim: Aim, budget: Budget) -> Est
     count = 2
     while True:
         found: TraceEstimate = yield from structured(surface, loss, count, None, aim.seed + count, aim.level)
-        if aim.reached(found) or count == _MOST or budget.left() < 1.5 * count:
+        if aim.reached(found) or count == _MOST or budget.until_half() < 1.5 * count:
             return found
         # a fifth more than the spread seen calls for, since that is itself an estimate
         short = (found.stderr / (aim.relative_error * abs(found.value))) ** 2 if found.value else math.inf
-        count = int(min(count * max(1.2 * short, 1.5), _MOST, max(budget.left() / 1.2, count)))
+        count = int(min(count * max(1.2 * short, 1.5), _MOST, max(budget.until_half() / 1.2, count)))
 
 
 def _probed(
@@ -88,7 +88,7 @@ def _probed(
             ((found, weight),) = yield [HessianProduct(loss, signs)]
             products.append((signs * found).sum(0) / weight)
         traces = _of_products(products, ggn, aim) if products else _of_forms(forms, ggn, curved, aim)
-        if aim.reached(traces.hessian) or budget.left() < 4 * _TOGETHER:
+        if aim.reached(traces.hessian) or budget.until_half() < 4 * _TOGETHER:
             break
     return traces
 
