@@ -61,9 +61,7 @@ def curvature(
     std: Annotated[
         str, typer.Option(metavar="NUMBERS", help="What each channel is then divided by.")
     ] = "1,1,1",
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of the rows and of the random vectors.")] = 0,
     output: Annotated[
         str | None,
