@@ -22,7 +22,7 @@ from focalcal._settings import check_choice, check_level
 from focalcal.curvature.logit_hessian import LogitHessian, check_known, logit_hessian
 from focalcal.curvature.passes import Batch, Estimator, estimate
 from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, over_probes, random_signs
-from focalcal.curvature.row_moments import RowMeans, moments, row_means
+from focalcal.curvature.row_moments import moments, row_means
 from focalcal.curvature.row_pulls import squared_pulls
 from focalcal.curvature.surface import LossSurface
 from focalcal.curvature.totals import Loss
@@ -91,21 +91,20 @@ def structured(
     ((found, weight),) = yield [task(loss, sketches, seed)]
     if by == "batches":
         return over_probes(found / weight, "sketches of batches", level)
+    if by == "rows":
+        return _of_rows(found, level)
     rows = row_means(found)
-    if by == "classes":
-        data = rows.data_variance
-        return estimated(float(rows.means[0]), 0.0, 1, 1, "exact", level, data, rows.n)
-    return _of_rows(rows, level)
+    return estimated(float(rows.means[0]), 0.0, 1, 1, "exact", level, rows.data_variance, rows.n)
 
 
-def _of_rows(rows: RowMeans, level: float) -> TraceEstimate:
-    """Return the mean of sketches that every row has of its own."""
+def _of_rows(found: Tensor, level: float) -> TraceEstimate:
+    """Return the mean of sketches of single rows, from the moments of them and of their variance."""
+    rows = row_means(found[:-1, :-1])
+    spread, square = float(found[0, -1]), float(found[-1, -1])
     sketches = len(rows.means)
-    if rows.n == 1:
-        return over_probes(rows.means, "sketches of rows", level, rows=1)
-    # what the sketches of a row do not have in common is theirs
-    own = float(rows.covariance.diagonal().mean()) - rows.data_variance
-    stderr, freedom = max(own / sketches, 0.0) ** 0.5, rows.n * (sketches - 1)
+    stderr = (spread / sketches) ** 0.5 / float(found[0, 1])
+    # Satterthwaite's: rows whose sketches vary little tell little of the sum's variance
+    freedom = (sketches - 1) * spread**2 / square if square > 0 else 1.0
     value, method = float(rows.means.mean()), "sketches of rows"
     return estimated(value, stderr, freedom, sketches, method, level, rows.data_variance, rows.n)
 
@@ -153,8 +152,8 @@ def layer_traces(
     names = surface.parameters.names
     each = {}
     for i, name in enumerate(names):
-        own = [0, 1, *(2 + i + len(names) * j for j in range(sketches))]
-        each[name] = _of_rows(row_means(found[own][:, own]), level)
+        own = [0, 1, *(2 + i + len(names) * j for j in range(sketches + 1))]
+        each[name] = _of_rows(found[own][:, own], level)
     return each
 
 
@@ -192,7 +191,10 @@ class _BatchSketches:
 
 @dataclass(frozen=True)
 class _RowSketches:
-    """Moments of the rows' squared norms: of each sketch, and with `layers` of each parameter tensor."""
+    """Moments of the rows' squared norms, one of each sketch, and of their variance over sketches.
+
+    With `layers` one of each for every parameter tensor.
+    """
 
     loss: Loss
     sketches: int
@@ -214,7 +216,8 @@ class _RowSketches:
         concave = _by_row(batch, [own * ~convex for own in bent[: 1 if batch.logits.dim() == 2 else None]])
         rows = concave.flatten(1).abs().sum(1).nonzero().squeeze(1)
         squares[rows] -= squared_pulls(batch, concave[rows], rows)
-        return _moments(batch, hessian, squares.flatten(1) if self.layers else squares.sum(2))
+        squares = squares if self.layers else squares.sum(2, keepdim=True)
+        return _moments(batch, hessian, torch.cat([squares.flatten(1), squares.var(1)], 1))
 
 
 @dataclass(frozen=True)
