@@ -14,8 +14,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
+from focalcal.experiments.datasets import open_dataset  # noqa: E402
 from focalcal.experiments.recipes import Recipe  # noqa: E402
 from focalcal.experiments.sweep import Sweep, run_sweep  # noqa: E402
+from focalcal.experiments.train import train  # noqa: E402
 
 OWN = {"epochs": 2, "drops": (1,), "reduction": "mean", "rate": 0.05, "rows": 64, "batch_size": 16}
 
@@ -159,3 +161,11 @@ def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path):
     written = (tmp_path / "finished.txt").read_text().split()
     assert len(written) == len(set(written)) >= 10  # twice a run may be killed before it is counted
     assert Sweep(tmp_path).claim(here(os.getpid())) is None
+    images = open_dataset("digits").smaller(64)
+    for recipe, folder in sweep.done():  # as if nothing had happened
+        train(recipe, images, tmp_path / "whole" / recipe.key)
+        one, other = (
+            torch.load(place / "weights.pt", weights_only=True)
+            for place in (folder, tmp_path / "whole" / recipe.key)
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
