@@ -10,6 +10,7 @@ from scipy.stats import ttest_1samp
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
 from focalcal import FocalTemperatureScaling, TemperatureScaling  # noqa: E402
+from focalcal.experiments.over_seeds import over_seeds  # noqa: E402
 from focalcal.experiments.recipes import small  # noqa: E402
 from focalcal.experiments.scaling_study import (  # noqa: E402
     METHODS,
@@ -17,7 +18,6 @@ from focalcal.experiments.scaling_study import (  # noqa: E402
     Scores,
     judged,
     mixed,
-    over_seeds,
     read_scores,
     tables,
 )

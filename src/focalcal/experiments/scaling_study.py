@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from scipy.stats import t as student
 
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
 from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES
+from focalcal.experiments.over_seeds import OverSeeds, over_seeds
 from focalcal.experiments.recipes import Recipe
 from focalcal.maps import focal_map, temperature_map
 from focalcal.metrics import brier, classwise_ece, ece, nll
@@ -129,28 +128,6 @@ def judged(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str,
         calibrated = METHODS[name](scores.val_logits, scores.val_labels)(scores.test_logits)
         found[name] = {metric: of(scores.test_labels, calibrated) for metric, of in METRICS.items()}
     return found
-
-
-@dataclass(frozen=True)
-class OverSeeds:
-    """A mean over runs with Student's 95 % interval; NaN where there is one run."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-def over_seeds(values: Iterable[float]) -> OverSeeds:
-    """Return the mean of independent runs with its interval."""
-    held = np.array(list(values))
-    spread = held.std(ddof=1) / math.sqrt(len(held)) if len(held) > 1 else math.nan
-    margin = spread * float(student.ppf(0.975, max(len(held) - 1, 1)))
-    mean = float(held.mean())
-    return OverSeeds(mean, mean - margin, mean + margin, len(held))
 
 
 Table = dict[str, dict[str, OverSeeds]]
