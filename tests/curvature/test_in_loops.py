@@ -6,10 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
-from torch import multiprocessing, nn  # noqa: E402
+from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from focalcal.curvature import SAM, GradientNormPenalty, TracePenalty  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 
 def problem(seed=0):
@@ -71,17 +72,15 @@ def test_scaled_gradients_are_the_same():
 
 
 def _rank(rank, path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
     net, x, y = problem()
     wrapped = DistributedDataParallel(net)
     steps(wrapped, nn.CrossEntropyLoss(), x[rank::2], y[rank::2])
     torch.save(gradients(net), f"{path}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_ranks_average_their_gradients(tmp_path):
-    multiprocessing.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
+    run_two_ranks(_rank, tmp_path, str(tmp_path))
     by_rank = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     alone = []
     for rank in range(2):

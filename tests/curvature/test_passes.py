@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
-from torch import multiprocessing, nn  # noqa: E402
+from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from curvature.dense import Problem  # noqa: E402
@@ -17,6 +17,7 @@ from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface, measure, row_pulls, structured_trace  # noqa: E402
 from focalcal.curvature.passes import HessianProduct, Value, estimate, side_by_side  # noqa: E402
 from focalcal.curvature.row_forms import RowForms  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -197,8 +198,6 @@ OPTIONS = {"eigenvalues": 2, "budget": 400.0, "seed": 2}
 
 
 def _rank(rank, path, sizes):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
     one = Problem(nn.Tanh)
     wrapped = DistributedDataParallel(one.net)
     batches = list(zip(one.x.split(10), one.y.split(10), strict=True))
@@ -208,12 +207,11 @@ def _rank(rank, path, sizes):
     found = measure(wrapped, fnn.FocalLoss(2.0), own, distributed=True, **OPTIONS)
     products = surface.value(), surface.gradient(), surface.hessian_product(vector)
     torch.save((*products, found.to_dict()), f"{path}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_ranks_sum_over_shards_of_unequal_size(tmp_path):
-    multiprocessing.start_processes(_rank, (str(tmp_path), (4, 2)), nprocs=2, start_method="fork")
+    run_two_ranks(_rank, tmp_path, str(tmp_path), (4, 2))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     one = Problem(nn.Tanh)
     surface = one.surface(LOSS)

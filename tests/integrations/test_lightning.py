@@ -10,12 +10,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 lightning = pytest.importorskip("lightning.pytorch", reason="pip install lightning")
 
-from torch import multiprocessing, nn  # noqa: E402
+from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from focalcal import CalibrationWarning, FocalTemperatureScaling, TemperatureScaling, evaluate  # noqa: E402
 from focalcal.integrations.lightning import CalibrationCallback, _on_first_rank  # noqa: E402
 from focalcal.nn import AdaFocalLoss  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.* is deprecated:FutureWarning"),
@@ -227,8 +228,7 @@ def test_the_older_package_takes_it_too(rows, tmp_path):
     assert trainer.callback_metrics["val_ece"] > 0
 
 
-def rank_of_two(rank, path, results, z, y):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def rank_of_two(rank, results, z, y):
     module = types.SimpleNamespace(device="cpu", loss=AdaFocalLoss(bins=5), log_dict=lambda *a, **k: None)
     trainer = types.SimpleNamespace(sanity_checking=False, state=types.SimpleNamespace(fn="fit"))
     callback = CalibrationCallback(TemperatureScaling(), loss="loss")
@@ -247,15 +247,12 @@ def rank_of_two(rank, path, results, z, y):
         said = str(error)
     numbers = {name: e["nll"].value for name, e in callback.evaluations_.items()}
     torch.save([numbers, callback.state_dict(), module.loss.gamma, said], f"{results}/{rank}")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_the_first_rank_fits_for_all(rows, tmp_path):
     z, y = rows
-    multiprocessing.start_processes(
-        rank_of_two, (str(tmp_path / "meeting"), str(tmp_path), z, y), nprocs=2, start_method="fork"
-    )
+    run_two_ranks(rank_of_two, tmp_path, str(tmp_path), z, y)
     kept = y >= 0
     whole, loss = TemperatureScaling().fit(z[kept], y[kept]), AdaFocalLoss(bins=5)
     loss.update(torch.tensor(z), torch.tensor(y))

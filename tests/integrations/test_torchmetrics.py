@@ -11,10 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 torchmetrics = pytest.importorskip("torchmetrics", reason="pip install torchmetrics")
 
-from torch import multiprocessing  # noqa: E402
-
 from focalcal import CalibrationWarning, evaluate  # noqa: E402
 from focalcal.integrations.torchmetrics import CalibrationMetric  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 NAMES = ["nll", "brier", "accuracy", "ece", "classwise_ece"]
 
@@ -174,23 +173,19 @@ def test_the_state_stays_float64():
     assert metric.sums[0] == 2**24 + 1
 
 
-def rank_of_two(rank, path, results, z, y):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def rank_of_two(rank, results, z, y):
     part = slice(0, 350) if rank == 0 else slice(350, 500)
     metric = filled(z[part], y[part])
     again = [metric.compute(), metric.compute()]  # counting goes on with the rank's own rows
     bins = metric.evaluation().bins.count
     metric.sums[0] = 2.0**24 + rank
     torch.save([*again, bins.tolist(), metric.evaluation().n], f"{results}/{rank}")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(rows, tmp_path):
     z, y = (torch.tensor(part) for part in rows)
-    multiprocessing.start_processes(
-        rank_of_two, (str(tmp_path / "meeting"), str(tmp_path), z, y), nprocs=2, start_method="fork"
-    )
+    run_two_ranks(rank_of_two, tmp_path, str(tmp_path), z, y)
     expected = evaluate(y.numpy(), z.numpy(), input="logits", ignore_index=-100)
     for rank in range(2):
         *found, bins, n = torch.load(tmp_path / str(rank))

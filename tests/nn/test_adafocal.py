@@ -9,9 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
-from torch import multiprocessing  # noqa: E402
-
 from focalcal.nn import AdaFocalLoss, CalFocalLoss, adafocal_loss  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 
 def recorded(epochs=30, n=700, n_classes=6):
@@ -134,21 +133,17 @@ def test_calfocal_is_proportional_to_the_gap():
     torch.testing.assert_close(loss(logits, torch.tensor([1] * 4)), torch.tensor(1.75**2 * math.log(4 / 3)))
 
 
-def rank_of_two(rank, path, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+def rank_of_two(rank, results):
     loss = AdaFocalLoss()
     for z, y in recorded(2):
         part = slice(0, 500) if rank == 0 else slice(500, 700)  # unequal shares
         loss.update(torch.tensor(z[part]), torch.tensor(y[part]))
     torch.save(loss.state_dict(), f"{results}/{rank}")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process(tmp_path):
-    multiprocessing.start_processes(
-        rank_of_two, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2, start_method="fork"
-    )
+    run_two_ranks(rank_of_two, tmp_path, str(tmp_path))
     alone = AdaFocalLoss()
     for z, y in recorded(2):
         alone.update(torch.tensor(z), torch.tensor(y))
