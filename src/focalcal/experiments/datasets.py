@@ -83,8 +83,8 @@ def open_dataset(name: str, folder: str | os.PathLike[str] = "data", *, seed: in
     ----------
     name : {"cifar10", "cifar100", "tinyimagenet", "fashion-mnist", "digits"}, or a file .npz
         CIFAR-10 and CIFAR-100 in their binary version, TinyImageNet, Debian's package of Fashion-MNIST,
-        scikit-learn's digits (no file). An npz file has x_train, y_train, x_test, y_test, images
-        (n, height, width[, channels]) of uint8, and val_mask, or a quarter is held out.
+        scikit-learn's digits (no file). An npz file in that folder has x_train, y_train, x_test, y_test,
+        images (n, height, width[, channels]) of uint8, and val_mask, or a quarter is held out.
     folder : str or path-like
         Where the archives are, as they were downloaded. Nothing is downloaded here.
     seed : int
@@ -115,7 +115,7 @@ def open_dataset(name: str, folder: str | os.PathLike[str] = "data", *, seed: in
     (1000, 300, 497, (1, 8, 8))
     """
     if str(name).endswith(".npz"):
-        return _of_npz(Path(name), seed)
+        return _of_npz(Path(folder) / name, seed)
     if name == "digits":
         return _digits(seed)
     if name == "fashion-mnist":

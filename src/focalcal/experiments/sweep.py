@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from focalcal._settings import check_count
-from focalcal.experiments.datasets import open_dataset
+from focalcal.experiments.datasets import ImageData, open_dataset
 from focalcal.experiments.recipes import Recipe, from_dict
 from focalcal.experiments.train import train
 
@@ -224,8 +225,7 @@ def _work(folder: str, data: str, progress: Any, options: dict[str, Any]) -> Non
 
 
 def _one(sweep: Sweep, recipe: Recipe, owner: str, data: str, progress: Any, options: dict[str, Any]) -> None:
-    images = open_dataset(recipe.data, data)
-    images = images if recipe.rows is None else images.smaller(recipe.rows)
+    images = _images(recipe.data, data, recipe.rows)
     started = last = time.monotonic()
 
     def beat(what: str, step: int, steps: int) -> None:
@@ -237,6 +237,12 @@ def _one(sweep: Sweep, recipe: Recipe, owner: str, data: str, progress: Any, opt
             sweep.told(recipe.key, owner, step, steps, last - started)
 
     train(recipe, images, sweep.folder / recipe.key, progress=beat, **options)
+
+
+@lru_cache(maxsize=2)  # neighbours on the list share their data
+def _images(name: str, folder: str, rows: int | None) -> ImageData:
+    images = open_dataset(name, folder)
+    return images if rows is None else images.smaller(rows)
 
 
 def _died(owner: str, beat: float) -> bool:

@@ -118,7 +118,8 @@ def _set_up(recipe: Recipe, data: ImageData, device: str | None, compiled: bool)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(recipe.seed)
     channels, side = data.train.x.shape[1], data.train.x.shape[2]
-    model = NETS[recipe.net](channels, side, data.classes).to(where)
+    model = NETS[recipe.net](channels, side, data.classes)
+    model = model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
     stepped: nn.Module = model
     if _world() > 1:
         stepped = nn.parallel.DistributedDataParallel(model)
