@@ -1,32 +1,23 @@
-"""Does focal temperature scaling beat temperature scaling? Judged over seeds, run by run on the same rows."""
+"""Does focal temperature scaling beat temperature scaling? What each method does to the scores of a run."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 
-from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES
-from focalcal.experiments.over_seeds import OverSeeds, over_seeds
-from focalcal.experiments.recipes import Recipe
-from focalcal.maps import focal_map, temperature_map
-from focalcal.metrics import brier, classwise_ece, ece, nll
+from focalcal.experiments.recipes import Recipe, from_dict
+from focalcal.experiments.scaling_methods import METHODS, METRICS, Labels, Logits
+from focalcal.experiments.sweep import Sweep
+from focalcal.io.files import written_aside
 
-Logits = NDArray[np.float32]
-Labels = NDArray[np.int64]
-#: From logits to log-probabilities.
-Map = Callable[[Logits], NDArray[np.float64]]
-
-CRITERIA = ("nll", "brier", "ece")
+#: Changes with what the methods or measures of a name do; kept results of another one are found anew.
+VERSION = 1
 
 
 class Scores(NamedTuple):
@@ -44,114 +35,91 @@ def read_scores(folder: Path) -> Scores:
         return Scores(*(file[name] for name in Scores._fields))
 
 
-def _fitted(kind: Any, criterion: str) -> Callable[[Logits, Labels], Map]:
-    def fit(logits: Logits, labels: Labels) -> Map:
-        found = kind(criterion=criterion).fit(logits, labels)
-        return lambda z: np.asarray(found.transform(z))
+def judged(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, dict[str, float]]]:
+    """Return each method's measures on the test rows of one run, and the parameters it found.
 
-    return fit
+    Parameters
+    ----------
+    scores : Scores
+    methods : sequence of str
+        Names of `METHODS`.
 
-
-def _raw(logits: Logits, labels: Labels) -> Map:
-    def plain(z: Logits) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = log_softmax(z.astype(np.float64), axis=1)
-        return found
-
-    return plain
-
-
-def _on_grid(criterion: str) -> Callable[[Logits, Labels], Map]:
-    """Choose among the temperatures and γ of Komisarenko and Kull's own grid."""
-
-    def fit(logits: Logits, labels: Labels) -> Map:
-        best, chosen = math.inf, (1.0, 0.0)
-        for temperature in GRID_TEMPERATURES:
-            scaled = temperature_map(logits, float(temperature))
-            for gamma in GRID_GAMMAS:
-                value = METRICS[criterion](labels, focal_map(scaled, gamma))
-                if value < best:
-                    best, chosen = value, (float(temperature), gamma)
-        return lambda z: np.asarray(focal_map(temperature_map(z, chosen[0]), chosen[1]))
-
-    return fit
-
-
-def mixed(logits: Logits, labels: Labels) -> Map:
-    """Fit (1 − λ) softmax(z/T) + λ/K by NLL: as many parameters as focal temperature scaling has."""
-    z, rows = logits.astype(np.float64), np.arange(len(labels))
-
-    def log_probs(z: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-        share = 1 / (1 + math.exp(-at[1]))
-        plain = log_softmax(z / math.exp(at[0]), axis=1)
-        found: NDArray[np.float64] = np.logaddexp(math.log1p(-share) + plain, math.log(share / z.shape[1]))
-        return found
-
-    def loss(at: NDArray[np.float64]) -> float:
-        return -float(log_probs(z, at)[rows, labels].mean())
-
-    bounds = [(-5.0, 5.0), (-15.0, 5.0)]
-    starts = [np.array([0.0, share]) for share in (-6.0, -2.0)]
-    best = min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda found: found.fun)
-    return lambda other: log_probs(other.astype(np.float64), best.x)
-
-
-def _structured(logits: Logits, labels: Labels) -> Map:
-    """Fit probmetrics' structured matrix scaling."""
-    found, plain = import_module("probmetrics.calibrators").get_calibrator("sms"), _raw(logits, labels)
-    found.fit(np.exp(plain(logits)), labels)
-    return lambda z: np.log(np.maximum(found.predict_proba(np.exp(plain(z))), 1e-300))
-
-
-#: By name: fitted on validation logits and labels.
-METHODS: dict[str, Callable[[Logits, Labels], Map]] = {
-    "raw": _raw,
-    **{f"TS {criterion}": _fitted(TemperatureScaling, criterion) for criterion in CRITERIA},
-    **{f"FTS {criterion}": _fitted(FocalTemperatureScaling, criterion) for criterion in CRITERIA},
-    **{f"FTS {criterion}, grid": _on_grid(criterion) for criterion in CRITERIA},
-    "TS + uniform": mixed,
-    **({"SMS": _structured} if find_spec("probmetrics") else {}),
-}
-
-#: By name: of labels and log-probabilities; the ECE is the papers', in 15 bins of equal mass.
-METRICS: dict[str, Callable[[Labels, Any], float]] = {
-    "nll": lambda y, p: nll(y, p, input="logits").value,
-    "brier": lambda y, p: brier(y, p, input="logits").value,
-    "ece": lambda y, p: ece(y, p, input="logits", binning="equal-mass").value,
-    "classwise ece": lambda y, p: classwise_ece(y, p, input="logits").value,
-}
-
-
-def judged(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, float]]:
-    """Return each method's metrics on the test rows of one run."""
+    Returns
+    -------
+    dict
+        For each method "metrics", by the names of `METRICS`, and "parameters".
+    """
     found = {}
     for name in methods:
-        calibrated = METHODS[name](scores.val_logits, scores.val_labels)(scores.test_logits)
-        found[name] = {metric: of(scores.test_labels, calibrated) for metric, of in METRICS.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that γ ends at a bound is a result here: its value tells
+            fit = METHODS[name](scores.val_logits, scores.val_labels)
+            calibrated = fit.map(scores.test_logits)
+        metrics = {metric: of(scores.test_labels, calibrated) for metric, of in METRICS.items()}
+        found[name] = {"metrics": metrics, "parameters": dict(fit.parameters)}
     return found
 
 
-Table = dict[str, dict[str, OverSeeds]]
+def study(folder: Path) -> dict[str, Any]:
+    """Judge the methods on the scores of a finished run, once: "fts.json" in its folder keeps the answer.
 
+    Parameters
+    ----------
+    folder : Path
+        Of `train`: holds "scores.npz" and "run.json".
 
-def tables(runs: Iterable[tuple[Recipe, dict[str, dict[str, float]]]]) -> dict[str, tuple[Table, Table]]:
-    """Return, for each data set, network and loss, the methods' metrics and their differences to TS.
+    Returns
+    -------
+    dict
+        "run", as run.json has it; "rows" of validation and test, "classes", "accuracy" on the test rows and
+        "found", as of `judged`.
 
-    Differences are of runs with the same seed: of FTS to TS of the same criterion, of others to TS by NLL.
+    Notes
+    -----
+    What was kept is found anew where the version of the study, its methods or its measures are others.
     """
-    grouped: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
-    for recipe, found in runs:
-        grouped.setdefault(f"{recipe.data}, {recipe.net}, {recipe.loss}", {})[recipe.seed] = found
-    made = {}
-    for title, by_seed in grouped.items():
-        each = list(by_seed.values())
-        names = [name for name in each[0] if all(name in found for found in each)]
-        means = {n: {m: over_seeds(found[n][m] for found in each) for m in METRICS} for n in names}
-        apart: Table = {}
-        for name in names:
-            rival = next((f"TS {c}" for c in CRITERIA if name.startswith(f"FTS {c}")), "TS nll")
-            if name not in ("raw", rival) and rival in names:
-                apart[f"{name} − {rival}"] = {
-                    m: over_seeds(found[name][m] - found[rival][m] for found in each) for m in METRICS
-                }
-        made[title] = means, apart
-    return made
+    kept = folder / "fts.json"
+    head = {"version": VERSION, "methods": list(METHODS), "measures": list(METRICS)}
+    if kept.is_file():
+        held = json.loads(kept.read_text(encoding="utf-8"))
+        if {name: held.get(name) for name in head} == head:
+            return dict(held)
+    scores = read_scores(folder)
+    told = head | {
+        "run": json.loads((folder / "run.json").read_text(encoding="utf-8")),
+        "rows": {"validation": len(scores.val_labels), "test": len(scores.test_labels)},
+        "classes": scores.test_logits.shape[1],
+        "accuracy": float((scores.test_logits.argmax(1) == scores.test_labels).mean()),
+        "found": judged(scores),
+    }
+    with written_aside(kept) as aside:
+        Path(aside).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    return told
+
+
+def study_sweep(
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[tuple[Recipe, dict[str, Any]]]:
+    """Return the study of every finished run of a sweep, in the order of its list.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the `Sweep`.
+    executor : concurrent.futures.Executor, optional
+        Where the runs are judged. Default: here, one after the other.
+    progress : callable, optional
+        Told (key, runs judged, runs).
+    """
+    done = Sweep(folder).done()
+    folders = [place for _, place in done]
+    each = map(study, folders) if executor is None else executor.map(study, folders)
+    found = []
+    for i, one in enumerate(each, 1):
+        found.append((from_dict(one["run"]["recipe"]), one))
+        if progress is not None:
+            progress(folders[i - 1].name, i, len(folders))
+    return found

@@ -14,7 +14,7 @@ Derivatives are in :math:`\tau = \log T` and :math:`\gamma`; pairs are ordered (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -280,20 +280,26 @@ def temperature_jet(rows: Rows, log_temperature: float) -> Jet:
     return Jet(-soft.log_q - label, (slope, zero), (v * soft.far2 - mean * mean - slope, zero, zero))
 
 
-def top_probability(rows: Rows, log_temperature: float, gammas: Sequence[float]) -> Vector:
-    """Return the largest probability of φ_γ(softmax(z / T)) for each γ, shape (len(gammas), b)."""
+def mapped_odds(
+    rows: Rows, log_temperature: float, gammas: Sequence[float]
+) -> Iterator[tuple[Floats, Vector, Vector]]:
+    """Yield, for each γ, h of the rest (as `rest`, relative), its sums, and odds against the top class."""
     soft = softmax(rows, log_temperature)
     offset = soft.log_q - soft.gap
     q = soft.e * rows.spread(np.exp(offset))
     v = 1 - q
     log_v, ql = np.log(v), q * (soft.u + rows.spread(offset))
-    out = np.empty((len(gammas), len(soft.gap)))
-    for k, gamma in enumerate(gammas):
-        rest = rows.total(soft.e, np.exp((1 - gamma) * log_v) / (v - gamma * ql))
+    for gamma in gammas:
+        weight = soft.e * (np.exp((1 - gamma) * log_v) / (v - gamma * ql))
+        total = np.maximum(rows.total(weight), _TINY)
         log_w = top_ratio(soft.odds, soft.log_odds, soft.log_q, gamma)[1]
         log_top = soft.log_q - gamma * (soft.log_odds + soft.log_q) - log_w
-        out[k] = 1 / (1 + np.exp(np.log(np.maximum(rest, _TINY)) + offset - log_top))
-    return out
+        yield weight, total, np.exp(np.log(total) + offset - log_top)
+
+
+def top_probability(rows: Rows, log_temperature: float, gammas: Sequence[float]) -> Vector:
+    """Return the largest probability of φ_γ(softmax(z / T)) for each γ, shape (len(gammas), b)."""
+    return np.stack([1 / (1 + odds) for _, _, odds in mapped_odds(rows, log_temperature, gammas)])
 
 
 def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
