@@ -8,9 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from focalcal.curvature import SAM, TracePenalty  # noqa: E402
 from focalcal.experiments import costs  # noqa: E402
 from focalcal.experiments.costs import costs_table, forward_flops, hours, measured_tflops, run_flops  # noqa: E402
-from focalcal.experiments.recipes import Recipe, published  # noqa: E402
+from focalcal.experiments.recipes import NETS, Recipe, published  # noqa: E402
 from focalcal.experiments.shapes import made_images  # noqa: E402
 
 DIGITS = Recipe("digits", "mlp", epochs=7)
@@ -79,7 +82,7 @@ def test_what_makes_a_run_dearer(no_gpu):
     plain = run_flops(DIGITS)
     assert plain == 7 * 1000 * 3 * MLP
     assert run_flops(replace(DIGITS, rho=0.1)) == 2 * plain
-    assert run_flops(replace(DIGITS, penalty=0.1)) == pytest.approx(1.3 * plain, rel=1e-12)
+    assert run_flops(replace(DIGITS, penalty=0.1)) == pytest.approx(1.4 * plain, rel=1e-12)
     assert run_flops(replace(DIGITS, loss="adafocal")) == plain + 7 * 300 * MLP
     # as many images of each part at most
     assert run_flops(replace(DIGITS, loss="adafocal", rows=100)) == 7 * (300 + 100) * MLP
@@ -87,6 +90,24 @@ def test_what_makes_a_run_dearer(no_gpu):
     assert hours(DIGITS, tflops=5.0) == pytest.approx(4 * hours(DIGITS))
     with pytest.raises(ValueError, match=r"^Expected tflops finite and above 0, got 0"):
         hours(DIGITS, tflops=0.0)
+
+
+def test_steps_count_as_many_operations_as_is_said():
+    model = NETS["resnet20"](3, 16, 10)
+    x, y, ce = torch.randn(2, 3, 16, 16), torch.tensor([1, 2]), torch.nn.CrossEntropyLoss()
+
+    def counted(work):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return counter.get_total_flops()
+
+    forward = counted(lambda: model(x))
+    step = counted(lambda: ce(model(x), y).backward())
+    assert forward == 2 * forward_flops("resnet20", 3, 16, 10)
+    assert step / forward == pytest.approx(3, rel=0.02)
+    assert counted(lambda: SAM(model, 0.1).backward(lambda: ce(model(x), y))) == 2 * step
+    penalty = counted(lambda: TracePenalty(0.1)(model, ce, x, y).backward())
+    assert penalty / step == pytest.approx(4, rel=0.05)
 
 
 def test_files_need_their_images():
