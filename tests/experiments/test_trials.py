@@ -12,7 +12,7 @@ from focalcal.experiments import trials  # noqa: E402
 from focalcal.experiments.recipes import published  # noqa: E402
 from focalcal.experiments.shapes import SHAPES, made_images  # noqa: E402
 from focalcal.experiments.train import train  # noqa: E402
-from focalcal.experiments.trials import Trial, read_trials, try_out  # noqa: E402
+from focalcal.experiments.trials import Trial, read_trials, trials_table, try_out  # noqa: E402
 
 CE = published("digits", "small_cnn", "ce")
 
@@ -65,6 +65,20 @@ def test_what_passed_is_not_tried_again_and_what_failed_is(tmp_path, monkeypatch
     (tmp_path / "trials.json").write_text(json.dumps([{"ok": True}]))
     with pytest.raises(ValueError, match=r"^Expected the tries of try_out in .*trials.json, got 'recipe'"):
         try_out(recipes, tmp_path)
+
+
+def test_the_table_says_what_failed():
+    good = [
+        Trial(replace(CE, loss=loss), True, seconds, 20.04, 1.0)
+        for loss, seconds in (("ce", 3.0), ("dual", 5))
+    ]
+    bad = Trial(replace(CE, net="mlp", rho=0.1), False, 2.0, 0.0, 1.0, "it was late")
+    assert trials_table([*good, bad]).splitlines()[2:] == [
+        "| digits | small_cnn | 2 | 2 | 3.0 to 5.0 | 20.0 |",
+        "| digits | mlp | 1 | 0 | 2.0 to 2.0 | 0.0 |",
+        "",
+        "- digits mlp ce + SAM: it was late",
+    ]
 
 
 def test_any_difference_is_found(tmp_path):

@@ -128,6 +128,30 @@ def read_trials(folder: str | os.PathLike[str]) -> list[Trial]:
         raise ValueError(f"Expected the tries of try_out in {path}, got {error}. Move it away.") from error
 
 
+def trials_table(trials: Iterable[Trial]) -> str:
+    """Return what came of the tries in Markdown: a line for each data set and network, and what failed.
+
+    Examples
+    --------
+    >>> print(trials_table([Trial(Recipe("digits", "mlp"), True, 1.26, 0.5, 0.1)]))
+    | data | network | tried | passed | seconds a try | megabytes a checkpoint |
+    | --- | --- | ---: | ---: | ---: | ---: |
+    | digits | mlp | 1 | 1 | 1.3 to 1.3 | 0.5 |
+    """
+    grouped: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        grouped.setdefault((trial.recipe.data, trial.recipe.net), []).append(trial)
+    lines = ["| data | network | tried | passed | seconds a try | megabytes a checkpoint |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for (data, net), each in grouped.items():
+        seconds, passed = [trial.seconds for trial in each], sum(trial.ok for trial in each)
+        took, size = f"{min(seconds):.1f} to {max(seconds):.1f}", max(trial.megabytes for trial in each)
+        lines.append(f"| {data} | {net} | {len(each)} | {passed} | {took} | {size:.1f} |")
+    failed = [trial for each in grouped.values() for trial in each if not trial.ok]
+    told = [f"- {' '.join(_kind(trial.recipe))}: {trial.reason}" for trial in failed]
+    return "\n".join([*lines, *([""] if told else []), *told])
+
+
 def _write(folder: Path, trials: Iterable[Trial]) -> None:
     rows = [asdict(trial) | {"recipe": trial.recipe.to_dict()} for trial in trials]
     with written_aside(folder / "trials.json") as aside:
