@@ -20,7 +20,7 @@ from focalcal.experiments.recipes import small  # noqa: E402
 from focalcal.experiments.scaling_claims import CLAIMED, cells, claim, claims  # noqa: E402
 from focalcal.experiments.scaling_grid import best_on_grid, grid_losses  # noqa: E402
 from focalcal.experiments.scaling_methods import METHODS, METRICS, mixed  # noqa: E402
-from focalcal.experiments.scaling_study import Scores, judged, read_scores, study, study_sweep  # noqa: E402
+from focalcal.experiments.scaling_study import Scores, fitted, judged, read_scores, study, study_sweep  # noqa: E402
 from focalcal.experiments.sweep import Sweep  # noqa: E402
 
 # that γ ends at its bound is a result here
@@ -42,7 +42,7 @@ def scores(seed=0, n=600):
 def sweep(tmp_path, monkeypatch):
     """Three finished runs, judged by few methods."""
     monkeypatch.setattr(scaling_study, "METHODS", {name: METHODS[name] for name in QUICK})
-    monkeypatch.setattr(judged, "__defaults__", (QUICK,))
+    monkeypatch.setattr(fitted, "__defaults__", (QUICK,))
     found = Sweep(tmp_path)
     recipes = [small("digits", "mlp", "ce", seed) for seed in range(3)]
     found.add(recipes)
@@ -117,7 +117,8 @@ def test_mixing_has_its_own_slope():
 
 @pytest.mark.skipif(importlib.util.find_spec("probmetrics") is None, reason="pip install probmetrics")
 def test_structured_matrix_scaling_is_on_the_list():
-    found = judged(scores(), ["raw", "SMS"])
+    given = scores()
+    found = judged(given, fitted(given, ["raw", "SMS"]))["found"]
     assert found["SMS"]["metrics"]["nll"] < found["raw"]["metrics"]["nll"] - 0.3
 
 
@@ -146,7 +147,7 @@ def test_a_study_is_kept(sweep, tmp_path, monkeypatch):
         with pytest.raises(TypeError, match="not callable"):
             study(tmp_path / recipe.key)
     monkeypatch.setattr(scaling_study, "METHODS", {"raw": METHODS["raw"]})
-    monkeypatch.setattr(judged, "__defaults__", (("raw",),))
+    monkeypatch.setattr(fitted, "__defaults__", (("raw",),))
     assert list(study(tmp_path / recipe.key)["found"]) == ["raw"]
 
 
@@ -176,6 +177,11 @@ def test_cells_refuse_runs_that_differ_in_more(sweep, tmp_path):
     for other in (recipe, replace(recipe, seed=5, epochs=2)):
         with pytest.raises(ValueError, match="differ in their seeds alone"):
             cells([(recipe, told), (other, told)])
+    controlled = replace(recipe, penalty=1e-4)
+    assert [cell.name[2] for cell in cells([(recipe, told), (controlled, told)])] == [
+        "ce",
+        "ce + trace penalty 0.0001",
+    ]
 
 
 def test_settings_count_as_one_where_runs_are_pooled():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from focalcal.experiments.over_seeds import OverSeeds, over_groups, over_seeds
@@ -26,7 +26,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one data set, network and loss, which differ in their seeds.
+    """The runs of one setting, which differ in their seeds.
 
     Attributes
     ----------
@@ -48,8 +48,10 @@ class Cell:
 
     @property
     def name(self) -> tuple[str, str, str]:
-        """Data set, network and loss."""
-        return self.recipes[0].data, self.recipes[0].net, self.recipes[0].loss
+        """Data set, network, and loss with what else was done."""
+        one = self.recipes[0]
+        done = {"trace penalty": one.penalty, "SAM": one.rho, "label noise": one.label_noise}
+        return one.data, one.net, " + ".join([one.loss, *(f"{what} {v:g}" for what, v in done.items() if v)])
 
     def mean(self, method: str, metric: str) -> OverSeeds:
         """Return the mean of a measure."""
@@ -76,26 +78,28 @@ def cells(runs: Iterable[tuple[Recipe, Mapping[str, Any]]]) -> list[Cell]:
     Raises
     ------
     ValueError
-        If two runs of a data set, network and loss have the same seed, or differ in more than the seed.
+        If two runs of a setting have the same seed, or runs that `Cell.name` does not tell apart another
+        schedule.
     """
-    grouped: dict[tuple[str, str, str], list[tuple[Recipe, Mapping[str, Any]]]] = {}
+    grouped: dict[Recipe, list[tuple[Recipe, Mapping[str, Any]]]] = {}
     for recipe, told in runs:
-        grouped.setdefault((recipe.data, recipe.net, recipe.loss), []).append((recipe, told))
-    return [_cell(held) for held in grouped.values()]
+        grouped.setdefault(replace(recipe, seed=0), []).append((recipe, told))
+    found = [_cell(held) for held in grouped.values()]
+    names = [cell.name for cell in found]
+    for cell in found:
+        if names.count(cell.name) > 1 or len({recipe.seed for recipe in cell.recipes}) < cell.accuracy.n:
+            raise ValueError(
+                f"Expected runs of {', '.join(cell.name)} that differ in their seeds alone, got others. "
+                "Study them in folders of their own."
+            )
+    return found
 
 
 def _cell(held: Sequence[tuple[Recipe, Mapping[str, Any]]]) -> Cell:
-    recipes = [recipe for recipe, _ in held]
-    same = {tuple(sorted((recipe.to_dict() | {"seed": 0, "drops": 0}).items())) for recipe in recipes}
-    if len(same) > 1 or len({recipe.seed for recipe in recipes}) < len(recipes):
-        raise ValueError(
-            f"Expected runs of {recipes[0].data}, {recipes[0].net}, {recipes[0].loss} that differ in their "
-            "seeds alone, got others. Study them in folders of their own."
-        )
     found = [told["found"] for _, told in held]
     methods = [name for name in found[0] if all(name in one for one in found)]
     return Cell(
-        recipes,
+        [recipe for recipe, _ in held],
         sum(told["run"]["seconds"] for _, told in held),
         over_seeds(told["accuracy"] for _, told in held),
         *(

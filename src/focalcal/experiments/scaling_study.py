@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from focalcal.experiments.recipes import Recipe, from_dict
-from focalcal.experiments.scaling_methods import METHODS, METRICS, Labels, Logits
+from focalcal.experiments.scaling_methods import METHODS, METRICS, Array, Fit, Labels, Logits
 from focalcal.experiments.sweep import Sweep
 from focalcal.io.files import written_aside
 
@@ -35,29 +35,55 @@ def read_scores(folder: Path) -> Scores:
         return Scores(*(file[name] for name in Scores._fields))
 
 
-def judged(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str, dict[str, dict[str, float]]]:
-    """Return each method's measures on the test rows of one run, and the parameters it found.
-
-    Parameters
-    ----------
-    scores : Scores
-    methods : sequence of str
-        Names of `METHODS`.
-
-    Returns
-    -------
-    dict
-        For each method "metrics", by the names of `METRICS`, and "parameters".
-    """
+def fitted(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str, tuple[Fit, Array]]:
+    """Return what each method finds on the validation rows, and its log-probabilities of the test rows."""
     found = {}
     for name in methods:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that γ ends at a bound is a result here: its value tells
             fit = METHODS[name](scores.val_logits, scores.val_labels)
-            calibrated = fit.map(scores.test_logits)
-        metrics = {metric: of(scores.test_labels, calibrated) for metric, of in METRICS.items()}
-        found[name] = {"metrics": metrics, "parameters": dict(fit.parameters)}
+            found[name] = fit, fit.map(scores.test_logits)
     return found
+
+
+def judged(scores: Scores, fits: Mapping[str, tuple[Fit, Array]]) -> dict[str, Any]:
+    """Return each method's measures on the test rows, and the parameters it found.
+
+    Parameters
+    ----------
+    scores : Scores
+    fits : dict
+        As of `fitted`.
+
+    Returns
+    -------
+    dict
+        "rows" of validation and test, "classes", "accuracy" of the scores as they are, and "found": for each
+        method "metrics", by the names of `METRICS`, and "parameters".
+    """
+    found = {}
+    for name, (fit, log_probs) in fits.items():
+        metrics = {metric: of(scores.test_labels, log_probs) for metric, of in METRICS.items()}
+        found[name] = {"metrics": metrics, "parameters": dict(fit.parameters)}
+    return {
+        "rows": {"validation": len(scores.val_labels), "test": len(scores.test_labels)},
+        "classes": scores.test_logits.shape[1],
+        "accuracy": float((scores.test_logits.argmax(1) == scores.test_labels).mean()),
+        "found": found,
+    }
+
+
+def kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a file keeps, or find and keep it where the version, methods or measures are others."""
+    head = {"version": VERSION, "methods": list(METHODS), "measures": list(METRICS)}
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if {name: held.get(name) for name in head} == head:
+            return dict(held)
+    told = head | find()
+    with written_aside(path) as aside:
+        Path(aside).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    return told
 
 
 def study(folder: Path) -> dict[str, Any]:
@@ -71,30 +97,15 @@ def study(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        "run", as run.json has it; "rows" of validation and test, "classes", "accuracy" on the test rows and
-        "found", as of `judged`.
-
-    Notes
-    -----
-    What was kept is found anew where the version of the study, its methods or its measures are others.
+        As of `judged`, and "run", as run.json has it.
     """
-    kept = folder / "fts.json"
-    head = {"version": VERSION, "methods": list(METHODS), "measures": list(METRICS)}
-    if kept.is_file():
-        held = json.loads(kept.read_text(encoding="utf-8"))
-        if {name: held.get(name) for name in head} == head:
-            return dict(held)
-    scores = read_scores(folder)
-    told = head | {
-        "run": json.loads((folder / "run.json").read_text(encoding="utf-8")),
-        "rows": {"validation": len(scores.val_labels), "test": len(scores.test_labels)},
-        "classes": scores.test_logits.shape[1],
-        "accuracy": float((scores.test_logits.argmax(1) == scores.test_labels).mean()),
-        "found": judged(scores),
-    }
-    with written_aside(kept) as aside:
-        Path(aside).write_text(json.dumps(told, indent=1), encoding="utf-8")
-    return told
+
+    def find() -> dict[str, Any]:
+        scores = read_scores(folder)
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return {"run": run} | judged(scores, fitted(scores))
+
+    return kept(folder / "fts.json", find)
 
 
 def study_sweep(
