@@ -10,8 +10,8 @@ from focalcal.experiments.shapes import SHAPES, made_images, shape_of  # noqa: E
 
 def test_shapes_are_those_of_the_data_sets():
     digits = open_dataset("digits")
-    assert shape_of(digits) == SHAPES["digits"]
-    assert shape_of(SHAPES["digits"]) == SHAPES["digits"]
+    assert shape_of("digits") == shape_of("mine.npz", digits) == SHAPES["digits"]
+    assert shape_of("cifar10", digits) == SHAPES["cifar10"]  # a study may have a file beside it
     for name, source in SOURCES.items():
         assert SHAPES[name].classes == source.classes
         assert SHAPES[name].val == 5000
@@ -25,6 +25,6 @@ def test_made_images():
     assert not torch.equal(made.test.x, other.test.x)
     assert not torch.equal(made.test.x, made.train.x)
     assert 10 < int(made.train.y.max()) < 100
-    assert shape_of(made) == (3, 32, 100, 50, 50)
+    assert shape_of("mine.npz", made) == (3, 32, 100, 50, 50)
     with pytest.raises(ValueError, match="Expected rows to be a whole number"):
         made_images("digits", 0)

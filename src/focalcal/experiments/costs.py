@@ -66,7 +66,7 @@ def run_flops(recipe: Recipe, images: ImageData | None = None) -> float:
     recipe : Recipe
         What is trained.
     images : ImageData, optional
-        Where the recipe's data set is a file, of which nothing is known by its name.
+        Those of the recipe's data set, where that is a file, of which nothing is known by its name.
 
     Returns
     -------
@@ -93,16 +93,12 @@ def run_flops(recipe: Recipe, images: ImageData | None = None) -> float:
     >>> run_flops(recipe) == 2 * 1000 * 3 * forward_flops("mlp", 1, 8, 10)
     True
     """
-    shape = _shape(recipe, images)
+    shape = shape_of(recipe.data, images)
     train, val = (rows if recipe.rows is None else min(rows, recipe.rows) for rows in shape[3:])
     passes = train * _step_passes(recipe)
     if hasattr(LOSSES[recipe.loss](recipe.reduction), "update"):
         passes += val
     return recipe.epochs * passes * forward_flops(recipe.net, *shape[:3])
-
-
-def _shape(recipe: Recipe, images: ImageData | None) -> Shape:
-    return shape_of(recipe.data if images is None else images)
 
 
 def _step_passes(recipe: Recipe) -> float:
@@ -118,7 +114,7 @@ def hours(recipe: Recipe, images: ImageData | None = None, *, tflops: float | No
     recipe : Recipe
         What is trained.
     images : ImageData, optional
-        Where the recipe's data set is a file, of which nothing is known by its name.
+        Those of the recipe's data set, where that is a file, of which nothing is known by its name.
     tflops : float, optional
         10^12 operations a second that are reached. Default: what `measured_tflops` finds where there is a
         GPU, else `TFLOPS`.
@@ -164,7 +160,7 @@ def measured_tflops(recipe: Recipe, images: ImageData | None = None, device: str
     recipe : Recipe
         Its network, batch and precision count.
     images : ImageData, optional
-        Where the recipe's data set is a file.
+        Those of the recipe's data set, where that is a file.
     device : str, optional
         Default: a GPU if there is one.
 
@@ -174,7 +170,7 @@ def measured_tflops(recipe: Recipe, images: ImageData | None = None, device: str
         10^12 operations a second, as `run_flops` counts them.
     """
     plain = replace(recipe, loss="ce", penalty=0.0, rho=0.0, label_noise=0.0, seed=0, rows=None)
-    return _measured(plain, _shape(recipe, images), device)
+    return _measured(plain, shape_of(recipe.data, images), device)
 
 
 @cache
@@ -201,7 +197,7 @@ def costs_table(
     recipes : iterable of Recipe
         All runs.
     images : ImageData, optional
-        Of the recipes' data set, where it is a file.
+        Those of the data set that is a file, where there is one.
     tflops : float, optional
         As in `hours`.
 
@@ -219,7 +215,7 @@ def costs_table(
     ]
     total = 0.0
     for (data, net, epochs), runs in grouped.items():
-        gflop = forward_flops(net, *_shape(runs[0], images)[:3]) / 1e9
+        gflop = forward_flops(net, *shape_of(data, images)[:3]) / 1e9
         plain = hours(_plain(runs[0]), images, tflops=tflops)
         dear = ", ".join(f"{name} × {times:.2f}" for name, times in _dearer(runs, images).items())
         every = sum(hours(run, images, tflops=tflops) for run in runs)

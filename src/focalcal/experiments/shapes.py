@@ -31,28 +31,26 @@ SHAPES = {
 }
 
 
-def shape_of(data: str | Shape | ImageData) -> Shape:
-    """Return the shape of a data set by its name, or of images that were read from a file."""
-    if isinstance(data, Shape):
-        return data
-    if isinstance(data, ImageData):
-        channels, side = data.train.x.shape[1:3]
-        return Shape(channels, side, data.classes, len(data.train), len(data.val))
-    if data not in SHAPES:
+def shape_of(name: str, images: ImageData | None = None) -> Shape:
+    """Return the shape of a data set by its name; of a file, that of the images that were read from it."""
+    if name in SHAPES:
+        return SHAPES[name]
+    if images is None:
         raise ValueError(
-            f"Expected a data set of {', '.join(SHAPES)}, or its images, got {str(data)!r}, of which nothing "
-            "is known before it is read. Pass what open_dataset returns."
+            f"Expected a data set of {', '.join(SHAPES)}, got {name!r}, of which nothing is known before it "
+            "is read. Pass what open_dataset returns as images."
         )
-    return SHAPES[data]
+    channels, side = images.train.x.shape[1:3]
+    return Shape(channels, side, images.classes, len(images.train), len(images.val))
 
 
-def made_images(data: str | Shape | ImageData, rows: int, seed: int = 0) -> ImageData:
+def made_images(data: str | Shape, rows: int, seed: int = 0) -> ImageData:
     """Return random images in a data set's shape, for a try.
 
     Parameters
     ----------
-    data : str, Shape or ImageData
-        A name of `SHAPES`, or what the images are to be like.
+    data : str or Shape
+        A name of `SHAPES`, or another shape.
     rows : int
         Images of each part.
     seed : int
@@ -73,8 +71,8 @@ def made_images(data: str | Shape | ImageData, rows: int, seed: int = 0) -> Imag
     >>> made.classes, len(made.val), tuple(made.train.x.shape)
     (200, 2, (2, 3, 64, 64))
     """
-    shape, rng = shape_of(data), np.random.default_rng(seed)
-    n = check_count("rows", rows)
+    shape = shape_of(data) if isinstance(data, str) else data
+    rng, n = np.random.default_rng(seed), check_count("rows", rows)
 
     def part() -> Part:
         pixels = rng.integers(256, size=(n, shape.channels, shape.side, shape.side), dtype=np.uint8)

@@ -78,7 +78,7 @@ def try_out(
         Gets "trials.json", written after each try; what passed there is not tried again. Checkpoints are
         deleted.
     images : ImageData, optional
-        Where the recipes' data set is a file: what the random images are to be like.
+        Those of the data set that is a file, where there is one: what the random ones are to be like.
     device : str, optional
         Default: a GPU if there is one.
     progress : callable, optional
@@ -163,7 +163,7 @@ def _kind(recipe: Recipe) -> tuple[str, str, str]:
 
 
 def _tried(recipe: Recipe, folder: Path, images: ImageData | None, device: str | None) -> Trial:
-    shape = shape_of(recipe.data if images is None else images)
+    shape = shape_of(recipe.data, images)
     # a run of two epochs would be complete after two steps, and leave no checkpoint to look at
     little = replace(recipe, rows=_ROWS, batch_size=_ROWS, epochs=max(recipe.epochs, 3))
     shutil.rmtree(folder, ignore_errors=True)
