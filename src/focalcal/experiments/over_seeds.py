@@ -22,6 +22,10 @@ class OverSeeds:
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
+    def times(self, factor: float) -> OverSeeds:
+        """Return it in another unit."""
+        return OverSeeds(factor * self.value, factor * self.low, factor * self.high, self.n)
+
     @property
     def side(self) -> str:
         """Where the interval is: "below" 0, "above" it, or "open" where it does not tell."""

@@ -39,7 +39,7 @@ def read_stand_in(path: str | os.PathLike[str]) -> Scores:
         held = {name: file[name] for name in ("logits", "probs", "labels", "val_mask") if name in file}
     if not {"labels", "val_mask"} <= held.keys() or len(held) < 3:
         raise ValueError(
-            f"Expected arrays logits or probs, labels and val_mask in {path}, got {', '.join(held) or 'none'}."
+            f"Expected arrays logits or probs, labels, val_mask in {path}, got {', '.join(held) or 'none'}."
             " Save them with numpy.savez."
         )
     z = held["logits"] if "logits" in held else np.log(np.maximum(held["probs"], 1e-30))

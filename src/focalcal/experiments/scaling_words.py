@@ -1,0 +1,148 @@
+"""The study's numbers in words: names, figures with their intervals, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from focalcal.experiments.over_seeds import OverSeeds
+from focalcal.experiments.pages import Entry
+from focalcal.experiments.recipes import Recipe
+from focalcal.experiments.scaling_claims import Claim
+from focalcal.reporting.names import shown
+
+#: What measures are called, by what they are multiplied, digits after the point, and their unit.
+MEASURES = {
+    "nll": ("Log loss", 1, 4, " nats"),
+    "brier": ("Brier score", 1, 4, ""),
+    "ece": ("ECE", 100, 2, " points"),
+    "classwise ece": ("Class-wise ECE", 100, 3, " points"),
+    "ece, equal width": ("ECE, equal width", 100, 2, " points"),
+}
+
+_CRITERIA = {"nll": "log loss", "brier": "Brier score", "ece": "ECE"}
+
+
+def method_name(method: str) -> str:
+    """Return what a method of `METHODS` is called.
+
+    Examples
+    --------
+    >>> method_name("FTS ece, grid"), method_name("raw")
+    ('FTS by ECE, on the published grid', 'scores as they are')
+    """
+    special = {"raw": "scores as they are", "TS + uniform": "TS mixed with uniform", "SMS": "SMS"}
+    if method in special:
+        return special[method]
+    kind, _, criterion = method.partition(" ")
+    criterion, grid, _ = criterion.partition(", grid")
+    return f"{kind} by {_CRITERIA[criterion]}{', on the published grid' if grid else ''}"
+
+
+def pair_name(method: str, rival: str) -> str:
+    """Return a comparison's name: who less whom.
+
+    Examples
+    --------
+    >>> pair_name("FTS nll", "TS nll"), pair_name("SMS", "TS nll")
+    ('FTS − TS, by log loss', 'SMS − TS by log loss')
+    """
+    one, other = method_name(method), method_name(rival)
+    criterion = other.partition(" by ")[2]
+    if criterion and one.partition(" by ")[2].startswith(criterion):
+        return f"{one.partition(' by ')[0]} − {other.partition(' by ')[0]}, by{one.partition(' by')[2]}"
+    return f"{one} − {other}"
+
+
+def value(number: float, metric: str, *, signed: bool = False) -> str:
+    """Return a number in a measure's unit, with a proper minus.
+
+    Examples
+    --------
+    >>> value(-0.01234, "ece", signed=True), value(0.5, "nll")
+    ('−1.23', '0.5000')
+    """
+    _, factor, digits, _ = MEASURES[metric]
+    return f"{factor * number:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(one: OverSeeds, metric: str, *, signed: bool = False) -> str:
+    """Return "low to high", or that one run has none."""
+    if not math.isfinite(one.low):
+        return "one run"
+    return f"{value(one.low, metric, signed=signed)} to {value(one.high, metric, signed=signed)}"
+
+
+def entry(one: OverSeeds, metric: str, *, signed: bool = False) -> Entry:
+    """Return a table's cell: the mean, and its interval beneath."""
+    return value(one.value, metric, signed=signed), interval(one, metric, signed=signed)
+
+
+def overall(claim: Claim) -> OverSeeds:
+    """Return the difference over all settings; that of the only one where there is one."""
+    return claim.pooled if len(claim.cells) > 1 else claim.cells[0][1]
+
+
+def headline(claim: Claim) -> str:
+    """Say in one sentence whether focal temperature scaling beats temperature scaling by log loss."""
+    one, n = overall(claim), len(claim.cells)
+    said = {
+        "below": "Focal temperature scaling beats temperature scaling by log loss, on average",
+        "above": "Focal temperature scaling loses to temperature scaling by log loss, on average",
+        "open": "Log loss does not tell focal temperature scaling from temperature scaling, on average",
+    }[one.side]
+    return (
+        f"{said}: the mean difference is {value(one.value, 'nll', signed=True)} nats "
+        f"[{interval(one, 'nll', signed=True)}]; it is lower beyond its interval in {claim.count('below')} "
+        f"of {n} settings, and higher in {claim.count('above')}."
+    )
+
+
+def sentence(claim: Claim) -> str:
+    """Say what a comparison came to by one measure."""
+    name, _, _, unit = MEASURES[claim.metric]
+    one, n = overall(claim), len(claim.cells)
+    mean = f"{value(one.value, claim.metric, signed=True)}{unit}"
+    return (
+        f"{name}, {pair_name(claim.method, claim.rival)}: {mean} "
+        f"[{interval(one, claim.metric, signed=True)}]; lower beyond the interval in {claim.count('below')} "
+        f"of {n}, higher in {claim.count('above')}, not told apart in {claim.count('open')}."
+    )
+
+
+def data_name(data: str) -> str:
+    """Return a data set's name; of a file its stem."""
+    return shown(Path(data).stem)
+
+
+def setting_names(names: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return settings' names, without the data set or network that all of them have.
+
+    Examples
+    --------
+    >>> setting_names([("a", "mlp", "ce"), ("b", "mlp", "ce")])
+    ['ce, a', 'ce, b']
+    """
+    data, nets = ({name[i] for name in names} for i in range(2))
+    return [
+        ", ".join([loss, *([data_name(one)] if len(data) > 1 else []), *([net] if len(nets) > 1 else [])])
+        for one, net, loss in names
+    ]
+
+
+def recipe_words(recipe: Recipe) -> str:
+    """Say how a network was trained."""
+    drops = " and ".join(map(str, recipe.drops))
+    images = "all images" if recipe.rows is None else f"at most {recipe.rows:,} images of each part"
+    return (
+        f"{recipe.epochs} epochs of SGD at rate {recipe.rate:g}, divided by 10 after epochs {drops}; "
+        f"momentum {recipe.momentum:g}, decay {recipe.decay:g}, batches of {recipe.batch_size}, the loss's "
+        f"{recipe.reduction} over a batch, gradients clipped at {recipe.clip:g}, "
+        f"{'crops and mirror images' if recipe.augment else 'no augmentation'}, {images}, {recipe.precision}"
+    )
+
+
+def by_pair(found: Sequence[Claim]) -> Mapping[tuple[str, str, str], Claim]:
+    """Return claims by method, rival and measure."""
+    return {(one.method, one.rival, one.metric): one for one in found}
