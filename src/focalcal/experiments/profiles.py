@@ -31,7 +31,7 @@ CONTROLS: dict[str, tuple[dict[str, float], ...]] = {
 }
 
 #: Share of the training labels moved to another class, where the counter-example is looked for.
-NOISE = 0.4
+NOISE = 0.2
 
 
 def planned(paper: str, profile: str, *, images: str = "cifar10") -> list[Recipe]:
