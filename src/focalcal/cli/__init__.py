@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from focalcal import __version__
-from focalcal.cli import calibrate, curvature, export, judge, show
+from focalcal.cli import calibrate, curvature, export, judge, reproduce, show
 
 app = typer.Typer(
     name="focalcal",
@@ -45,7 +45,7 @@ def _options(
 for _command in (
     *(calibrate.fit, calibrate.apply, export.export),
     *(judge.evaluate, judge.report, judge.compare, judge.test),
-    *(curvature.curvature, show.explore, show.figures, show.demo),
+    *(curvature.curvature, reproduce.reproduce, show.explore, show.figures, show.demo),
 ):
     app.command()(_command)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from focalcal.experiments.curvature_study import Found
 from focalcal.experiments.over_seeds import OverSeeds, over_seeds
@@ -95,29 +95,47 @@ class Family:
     def correlation(self, one: Pick, other: Pick, *, within: bool = False) -> OverSeeds:
         """Return Spearman's rank correlation over all runs; with `within`, of runs of one strength.
 
-        The interval is that of 2,000 bootstraps of seeds, and of runs within each.
+        The interval is that of 2,000 bootstraps of seeds, and of runs within each; NaN where there is one.
         """
         runs = [(s, seed, found) for s, seeds in self.by.items() for seed, found in seeds.items()]
         strengths, seeds = (np.array([run[i] for run in runs]) for i in (0, 1))
         a, b = (np.array([pick(run[2]) for run in runs]) for pick in (one, other))
         if within:
             a, b = (_centred(values, strengths) for values in (np.log(a), b))
-        rng = np.random.default_rng(0)
-        groups = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
-        drawn = []
-        for _ in range(_DRAWS):
-            order = rng.integers(len(groups), size=len(groups))
-            rows = np.concatenate([rng.choice(groups[g], len(groups[g])) for g in order])
-            if np.ptp(a[rows]) and np.ptp(b[rows]):
-                drawn.append(spearmanr(a[rows], b[rows]).statistic)
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        return OverSeeds(float(spearmanr(a, b).statistic), float(low), float(high), len(runs))
+        value = float(_rank_correlation(a, b))
+        if len(np.unique(seeds)) == 1 or math.isnan(value):
+            return OverSeeds(value, math.nan, math.nan, len(runs))
+        rows = _drawn(seeds)
+        low, high = np.nanquantile(_rank_correlation(a[rows], b[rows]), [0.025, 0.975])
+        return OverSeeds(value, float(low), float(high), len(runs))
 
     def _pairs(self, strength: float, pick: Pick) -> list[tuple[float, float]]:
         rivals = next(iter(self.by.values()))
         return [
             (pick(found), pick(rivals[seed])) for seed, found in self.by[strength].items() if seed in rivals
         ]
+
+
+def _drawn(seeds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return rows (draws, …) of seeds that were drawn, and of runs drawn within each."""
+    groups = [np.flatnonzero(seeds == seed) for seed in np.unique(seeds)]
+    sizes = np.array([len(group) for group in groups])
+    table = np.array([np.resize(group, sizes.max()) for group in groups])
+    rng = np.random.default_rng(0)
+    order = rng.integers(len(groups), size=(_DRAWS, len(groups), 1))
+    within = rng.random((_DRAWS, *table.shape)) * sizes[order]
+    rows: NDArray[np.int64] = table[order, within.astype(int)].reshape(_DRAWS, -1)
+    return rows
+
+
+def _rank_correlation(a: Array, b: Array) -> Array:
+    """Return Spearman's ρ along the last axis; NaN where all values are equal."""
+    first, second = (rankdata(values, axis=-1) for values in (a, b))
+    first, second = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (first, second))
+    scale = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+    with np.errstate(invalid="ignore"):
+        found: Array = (first * second).sum(axis=-1) / scale
+    return found
 
 
 def _centred(values: Array, strengths: Array) -> Array:

@@ -42,7 +42,9 @@ _COLUMNS: dict[str, Pick] = {
 _RATIOS: dict[str, Pick] = {name: _COLUMNS[name] for name in list(_COLUMNS)[-4:]}
 
 
-def curvature_page(path: Path, runs: Sequence[Run], facts: Mapping[str, str], command: str) -> Path:
+def curvature_page(
+    path: Path, runs: Sequence[Run], facts: Mapping[str, str], *, profile: str, command: str
+) -> Path:
     """Write the study as a page, and the same in Markdown beside it.
 
     Parameters
@@ -52,7 +54,9 @@ def curvature_page(path: Path, runs: Sequence[Run], facts: Mapping[str, str], co
     runs : sequence of (Recipe, dict)
         Finished runs with what `measured` found.
     facts : mapping of str to str
-        Versions, machine, seeds.
+        As of `run_facts`.
+    profile : str
+        Named on the page.
     command : str
         What makes it again.
     """
@@ -63,7 +67,9 @@ def curvature_page(path: Path, runs: Sequence[Run], facts: Mapping[str, str], co
     sections += [_noise(noisy)] if noisy else []
     sections.append(Section("How it was measured", _HOW, commands=(command,)))
     lead = [_first(families), *_claims(families, controls, noisy)]
-    return write_page(path, "Focal loss, curvature and calibration", lead, sections, facts)
+    return write_page(
+        path, f"Focal loss, curvature and calibration, {profile} profile", lead, sections, facts
+    )
 
 
 _HOW = (
@@ -81,17 +87,18 @@ _HOW = (
 
 def shown(e: OverSeeds, digits: int = 3, *, signed: bool = False) -> Entry:
     """Return a value with its interval beneath."""
-    sign = "+" if signed else ""
-
-    def one(value: float) -> str:
-        return _number(value, digits, sign)
-
-    return (one(e.value), f"{one(e.low)} to {one(e.high)}") if math.isfinite(e.low) else one(e.value)
+    value, low, high = _numbers(e, digits, signed)
+    return (value, f"{low} to {high}") if math.isfinite(e.low) else value
 
 
-def _number(value: float, digits: int, sign: str = "") -> str:
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:{sign}.{min(places, 6)}f}".replace("-", "−")
+def _numbers(e: OverSeeds, digits: int, signed: bool) -> list[str]:
+    """Return value and ends with as many decimals as the larger of value and margin has digits."""
+    margin = e.high - e.value
+    size = max(abs(e.value), margin) if math.isfinite(margin) else abs(e.value)
+    places = digits - 1 - math.floor(math.log10(size)) if math.isfinite(size) and size > 0 else 0
+    form = f"{'+' if signed else ''}.{min(max(places, 0), 6)}f"
+    ends = (e.value, e.low, e.high)
+    return [format(end, form).replace("-", "−") if math.isfinite(end) else "–" for end in ends]
 
 
 def _title(family: Family) -> str:
@@ -282,7 +289,7 @@ def _claims(
                 said.append(f"{name}: no strength left the validation accuracy within a point.")
                 continue
             ece, after = (
-                _plain(family.difference(s, _COLUMNS[column]), 3, "+")
+                _plain(family.difference(s, _COLUMNS[column]), signed=True)
                 for column in ("ECE %", "ECE % after TS")
             )
             said.append(
@@ -296,7 +303,6 @@ def _claims(
     return said
 
 
-def _plain(e: OverSeeds, digits: int = 3, sign: str = "") -> str:
-    return (
-        f"{_number(e.value, digits, sign)} [{_number(e.low, digits, sign)}, {_number(e.high, digits, sign)}]"
-    )
+def _plain(e: OverSeeds, digits: int = 3, *, signed: bool = False) -> str:
+    value, low, high = _numbers(e, digits, signed)
+    return f"{value} [{low}, {high}]"

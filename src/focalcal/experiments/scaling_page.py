@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from focalcal.experiments.machine import machine
 from focalcal.experiments.pages import Section, write_page
+from focalcal.experiments.recipes import Recipe
+from focalcal.experiments.run_facts import run_facts
 from focalcal.experiments.scaling_claims import Cell, Claim, cells, claims
 from focalcal.experiments.scaling_sections import (
     claim_table,
@@ -23,7 +24,7 @@ from focalcal.experiments.scaling_sections import (
     stand_in_section,
 )
 from focalcal.experiments.scaling_study import study_sweep
-from focalcal.experiments.scaling_words import by_pair, data_name, headline, recipe_words, sentence
+from focalcal.experiments.scaling_words import by_pair, headline, sentence
 from focalcal.experiments.stand_ins import stand_in_claims, study_stand_ins
 from focalcal.experiments.sweep import Sweep
 from focalcal.io.files import written_aside
@@ -35,7 +36,8 @@ _READING = (
     "either of the two. Its interval is Student's over seeds: it tells what another seed would change, for "
     "these test rows.",
     "Lower is better for every measure. A difference counts as lower or higher where its 95 % interval "
-    "leaves out 0. Where two methods are equal, one interval in 40 lies below 0 by chance, and one in 40 above.",
+    "leaves out 0. Where two methods are equal, one interval in 40 lies below 0 by chance, and one in 40 "
+    "above.",
     "The mean over all runs takes runs of a setting to be alike and settings to be independent, which those "
     "that share their images are only in part.",
     "FTS has one parameter more than TS. TS mixed with uniform, (1 − λ) softmax(z/T) + λ/K, has as many as "
@@ -48,6 +50,7 @@ def fts_page(
     *,
     profile: str,
     command: str,
+    among: Collection[Recipe] | None = None,
     scores: Sequence[str | os.PathLike[str]] = (),
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -62,6 +65,8 @@ def fts_page(
         Named on the page.
     command : str
         How to run it again.
+    among : collection of Recipe, optional
+        The runs that are studied. Default: all of the sweep.
     scores : sequence of path-like
         Files as of `read_stand_in`, studied beside the runs.
     executor : concurrent.futures.Executor, optional
@@ -80,14 +85,15 @@ def fts_page(
         If no run is finished, or as `cells` does.
     """
     folder = Path(folder)
-    held = cells(study_sweep(folder, executor=executor, progress=progress))
+    held = cells(study_sweep(folder, among=among, executor=executor, progress=progress))
     if not held:
         raise ValueError(f"Expected a finished run in {folder}, got none. Train some first.")
     others = study_stand_ins(folder, scores, executor=executor)
     plain = claims([cell for cell in held if not _is_adafocal(cell)])
     adafocal = claims([cell for cell in held if _is_adafocal(cell)])
     files = stand_in_claims(others) if others else []
-    facts = _facts(folder, held, profile)
+    sweep = Sweep(folder)
+    facts = run_facts(profile, sweep.done(among), sweep.status(among).runs)
     sections = [
         _first_section(plain or adafocal),
         *([_adafocal_section(adafocal)] if plain and adafocal else []),
@@ -136,8 +142,8 @@ def _first_section(found: Sequence[Claim]) -> Section:
     main, others = main_and_others(found)
     text = (
         "In how many settings focal temperature scaling (FTS) and temperature scaling (TS), fitted by the "
-        "same criterion on the same rows, differ beyond the 95 % interval over seeds. Losses but AdaFocal, which "
-        "has a part of its own."
+        "same criterion on the same rows, differ beyond the 95 % interval over seeds. AdaFocal has a part of "
+        "its own."
     )
     tables = [claim_table(main, "FTS less TS"), claim_table(others, "Other comparisons", folded=True)]
     return Section(
@@ -153,25 +159,6 @@ def _adafocal_section(found: Sequence[Claim]) -> Section:
         claim_table(others, "Other comparisons on top of AdaFocal", folded=True),
     ]
     return Section("On top of AdaFocal", [text], tables)
-
-
-def _facts(folder: Path, held: Sequence[Cell], profile: str) -> dict[str, str]:
-    """Return what was run, where, and how long it took."""
-    recipes = [recipe for cell in held for recipe in cell.recipes]
-    status = Sweep(folder).status()
-    planned = status.waiting + status.running + status.done + status.failed
-    seeds = sorted({recipe.seed for recipe in recipes})
-    return {
-        "Profile": profile,
-        "Runs": f"{len(recipes)} of {planned} planned, in {len(held)} settings",
-        "Seeds": ", ".join(map(str, seeds)),
-        "Data": ", ".join(dict.fromkeys(data_name(recipe.data) for recipe in recipes)),
-        "Networks": ", ".join(dict.fromkeys(recipe.net for recipe in recipes)),
-        "Losses": ", ".join(dict.fromkeys(cell.name[2] for cell in held)),
-        "Training": "; or ".join(dict.fromkeys(map(recipe_words, recipes))),
-        "Hours of training": f"{sum(cell.seconds for cell in held) / 3600:.2f}, all runs together",
-        "Versions and devices of the runs": "; ".join(sorted({told for cell in held for told in cell.told})),
-    } | {f"{name}, of this page": text for name, text in machine().items()}
 
 
 def _plain_cell(cell: Cell) -> dict[str, Any]:

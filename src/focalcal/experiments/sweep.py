@@ -13,18 +13,20 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from focalcal._settings import check_count
 from focalcal.experiments.datasets import ImageData, open_dataset
 from focalcal.experiments.recipes import Recipe, from_dict
-from focalcal.experiments.train import train
+from focalcal.experiments.train import rank, train
 
 #: Seconds between two signs of life, and after which a worker on another machine is taken for dead.
 _BEAT, _DEAD = 10.0, 120.0
@@ -58,6 +60,11 @@ class Status:
     failed: int
     seconds_left: float | None
     messages: dict[str, str]
+
+    @property
+    def runs(self) -> int:
+        """All of them."""
+        return self.waiting + self.running + self.done + self.failed
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left / 60:.0f} minutes left"
@@ -136,18 +143,26 @@ class Sweep:
         with self._writing() as base:
             base.execute("UPDATE runs SET state = 'waiting', message = NULL WHERE state = 'failed'")
 
-    def done(self) -> list[tuple[Recipe, Path]]:
-        """Return the finished runs with their folders, in the order of the list."""
+    def done(self, among: Collection[Recipe] | None = None) -> list[tuple[Recipe, Path]]:
+        """Return the finished runs, or those among some, with their folders, in the order of the list."""
         with self._writing() as base:
             rows = base.execute("SELECT recipe, key FROM runs WHERE state = 'done' ORDER BY place").fetchall()
-        return [(from_dict(json.loads(recipe)), self.folder / key) for recipe, key in rows]
+        keys = None if among is None else {recipe.key for recipe in among}
+        return [
+            (from_dict(json.loads(recipe)), self.folder / key)
+            for recipe, key in rows
+            if keys is None or key in keys
+        ]
 
-    def status(self) -> Status:
-        """Return how far it is."""
+    def status(self, among: Collection[Recipe] | None = None) -> Status:
+        """Return how far it is, or how far some of its runs are."""
         with self._writing() as base:
             rows = base.execute(
                 "SELECT key, recipe, state, step, steps, seconds, message FROM runs"
             ).fetchall()
+        if among is not None:
+            keys = {recipe.key for recipe in among}
+            rows = [row for row in rows if row[0] in keys]
         counts = {state: sum(row[2] == state for row in rows) for state in _STATES}
         return Status(
             **counts,
@@ -176,7 +191,9 @@ def run_sweep(
     data: str | os.PathLike[str] = "data",
     executor: Executor | None = None,
     workers: int = 1,
+    devices: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
+    watch: Callable[[], None] | None = None,
     **options: Any,
 ) -> Status:
     """Work on a sweep until nothing is left to do.
@@ -191,48 +208,63 @@ def run_sweep(
         Where the workers run: processes, a cluster. Default: one worker here.
     workers : int
         Of the executor.
+    devices : sequence of str
+        Which the workers take in turn, e.g. "cuda:0", "cuda:1". Default: a GPU if there is one.
     progress : callable, optional
         Told (what, step, steps); without an executor only.
+    watch : callable, optional
+        Called every few seconds while an executor's workers run, e.g. to show `Sweep.status`.
     **options
-        `device`, `compiled`, `every`, as of `train`.
+        `compiled`, `every`, as of `train`.
 
     Returns
     -------
     Status
         A run that fails is noted with its reason, and the others go on.
     """
+    check_count("workers", workers)
+    each = [options | ({"device": devices[i % len(devices)]} if devices else {}) for i in range(workers)]
     if executor is None:
-        _work(str(folder), str(data), progress, options)
-    else:
-        futures = [
-            executor.submit(_work, str(folder), str(data), None, options)
-            for _ in range(check_count("workers", workers))
-        ]
-        for future in futures:
-            future.result()
+        _work(str(folder), str(data), progress, each[0])
+        return Sweep(folder).status()
+    futures = [executor.submit(_work, str(folder), str(data), None, own) for own in each]
+    while wait(futures, timeout=_BEAT / 2).not_done:
+        if watch is not None:
+            watch()
+    for future in futures:
+        future.result()
     return Sweep(folder).status()
 
 
 def _work(folder: str, data: str, progress: Any, options: dict[str, Any]) -> None:
     sweep, owner = Sweep(folder), f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
-    while (recipe := sweep.claim(owner)) is not None:
+    while (recipe := _next(sweep, owner)) is not None:
+        message = None
         try:
             _one(sweep, recipe, owner, data, progress, options)
         except (ValueError, RuntimeError, OSError, ImportError) as error:
-            sweep.close(recipe.key, "failed", f"{type(error).__name__}: {error}")
-        else:
-            sweep.close(recipe.key, "done")
+            message = f"{type(error).__name__}: {error}"
+        if not rank():
+            sweep.close(recipe.key, "done" if message is None else "failed", message)
+
+
+def _next(sweep: Sweep, owner: str) -> Recipe | None:
+    """Claim a run; the processes of torchrun work on the one that their first claimed."""
+    held = [None if rank() else sweep.claim(owner)]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(held)
+    return held[0]
 
 
 def _one(sweep: Sweep, recipe: Recipe, owner: str, data: str, progress: Any, options: dict[str, Any]) -> None:
-    images = _images(recipe.data, data, recipe.rows)
+    images = run_images(recipe.data, data, recipe.rows)
     started = last = time.monotonic()
 
     def beat(what: str, step: int, steps: int) -> None:
         nonlocal last
         if progress is not None:
             progress(what, step, steps)
-        if time.monotonic() - last > _BEAT or step == steps:
+        if not rank() and (time.monotonic() - last > _BEAT or step == steps):
             last = time.monotonic()
             sweep.told(recipe.key, owner, step, steps, last - started)
 
@@ -240,7 +272,8 @@ def _one(sweep: Sweep, recipe: Recipe, owner: str, data: str, progress: Any, opt
 
 
 @lru_cache(maxsize=2)  # neighbours on the list share their data
-def _images(name: str, folder: str, rows: int | None) -> ImageData:
+def run_images(name: str, folder: str, rows: int | None) -> ImageData:
+    """Return the images that a run is trained on."""
     images = open_dataset(name, folder)
     return images if rows is None else images.smaller(rows)
 

@@ -166,7 +166,7 @@ def _batch(run: _Run) -> tuple[Tensor, Tensor]:
     x = run.data.train.x[rows]
     if recipe.augment:
         x = augmented(x, _generator(recipe.seed, 2 * run.step + 1))
-    mine = slice(_rank(), None, _world())
+    mine = slice(rank(), None, _world())
     return run.data.normalised(x[mine].to(run.device)), run.labels[rows][mine].to(run.device)
 
 
@@ -241,7 +241,7 @@ def logits_of(run: _Run, part: str) -> tuple[Tensor, Tensor]:
 
 
 def _save(run: _Run, path: Path) -> None:
-    if _rank():
+    if rank():
         return
     state = {
         "recipe": json.dumps(run.recipe.to_dict()),
@@ -270,7 +270,7 @@ def _restore(run: _Run, path: Path) -> None:
 
 
 def _finish(run: _Run, folder: Path) -> None:
-    if _rank():
+    if rank():
         return
     scores = dict(_scores(run))
     with written_aside(folder / "scores.npz") as aside, open(aside, "wb") as file:
@@ -306,5 +306,6 @@ def _world() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def _rank() -> int:
+def rank() -> int:
+    """Return this process's number among those of torchrun, 0 where it is alone."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
