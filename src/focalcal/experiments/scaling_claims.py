@@ -34,8 +34,6 @@ class Cell:
     seconds : float
         Of training, summed.
     accuracy : OverSeeds
-    told : set of str
-        Versions and device of the runs, in words.
     values : dict
         By method and measure, each run's.
     parameters : dict
@@ -45,7 +43,6 @@ class Cell:
     recipes: list[Recipe]
     seconds: float
     accuracy: OverSeeds
-    told: set[str]
     values: dict[str, dict[str, list[float]]]
     parameters: dict[str, dict[str, list[float]]]
 
@@ -105,7 +102,6 @@ def _cell(held: Sequence[tuple[Recipe, Mapping[str, Any]]]) -> Cell:
         [recipe for recipe, _ in held],
         sum(told["run"]["seconds"] for _, told in held),
         over_seeds(told["accuracy"] for _, told in held),
-        {_where(told["run"]) for _, told in held},
         *(
             {
                 method: {name: [one[method][kind][name] for one in found] for name in found[0][method][kind]}
@@ -114,13 +110,6 @@ def _cell(held: Sequence[tuple[Recipe, Mapping[str, Any]]]) -> Cell:
             for kind in ("metrics", "parameters")
         ),
     )
-
-
-def _where(run: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
-    processes = run.get("processes", 1)
-    several = f", {processes} processes" if processes > 1 else ""
-    return f"{versions} on {run.get('device', 'an unknown device')} ({run.get('machine', '?')}{several})"
 
 
 @dataclass(frozen=True)

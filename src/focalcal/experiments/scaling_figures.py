@@ -30,7 +30,8 @@ def difference_figure(rows: Sequence[tuple[str, Sequence[OverSeeds]]], axis: str
     Parameters
     ----------
     rows : sequence of (str, sequence of OverSeeds)
-        A setting's name and its differences: the first one's marks are full, the second one's hollow.
+        A setting's name and its differences: the first one's marks are full, the second one's hollow. One
+        without differences is a heading.
     axis : str
         What the differences are of.
     label : str
@@ -47,7 +48,7 @@ def difference_figure(rows: Sequence[tuple[str, Sequence[OverSeeds]]], axis: str
     parts.append(element("path", d=path([(x(0), 4), (x(0), height)]), class_="zero"))
     y = 4.0
     for name, each in rows:
-        parts.append(text(_LEFT, y + 13, name, "row"))
+        parts.append(text(_LEFT, y + 13, name, "row" if each else "head"))
         y += _NAME
         for k, one in enumerate(each):
             parts.append(_mark(one, x, y + _MARK / 2, hollow=k == 1))

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logsumexp
 
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-from focalcal.experiments.scaling_grid import best_on_grid
+from focalcal.experiments.scaling_grid import best_cell, grid_losses
 from focalcal.maps import focal_map, temperature_map
 from focalcal.metrics import brier, classwise_ece, ece, nll
 
@@ -48,8 +48,13 @@ def _fitted(kind: Any, criterion: str, logits: Logits, labels: Labels) -> Fit:
     return Fit(found.transform, {name: float(getattr(found, f"{name}_")) for name in names})
 
 
-def _on_grid(criterion: str, logits: Logits, labels: Labels) -> Fit:
-    temperature, gamma = best_on_grid(logits, labels, criterion)
+def _on_grid(logits: Logits, labels: Labels) -> dict[str, Fit]:
+    """Return the best of the published grid by each criterion, all of them from one search."""
+    losses = grid_losses(logits, labels)
+    return {f"FTS {criterion}, grid": _mapped(*best_cell(losses[criterion])) for criterion in CRITERIA}
+
+
+def _mapped(temperature: float, gamma: float) -> Fit:
     return Fit(
         lambda z: np.asarray(focal_map(temperature_map(z, temperature), gamma)),
         {"temperature": temperature, "gamma": gamma},
@@ -116,12 +121,12 @@ def _structured(logits: Logits, labels: Labels) -> Fit:
     return Fit(lambda z: np.log(np.maximum(found.predict_proba(np.exp(_plain(z))), 1e-300)), {})
 
 
-#: By name: fitted on validation logits and labels.
-METHODS: dict[str, Callable[[Logits, Labels], Fit]] = {
+#: By name: fitted on validation logits and labels; "grid" finds several.
+METHODS: dict[str, Callable[[Logits, Labels], Fit | dict[str, Fit]]] = {
     "raw": _raw,
     **{f"TS {criterion}": partial(_fitted, TemperatureScaling, criterion) for criterion in CRITERIA},
     **{f"FTS {criterion}": partial(_fitted, FocalTemperatureScaling, criterion) for criterion in CRITERIA},
-    **{f"FTS {criterion}, grid": partial(_on_grid, criterion) for criterion in CRITERIA},
+    "grid": _on_grid,
     "TS + uniform": mixed,
     **({"SMS": _structured} if find_spec("probmetrics") else {}),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from focalcal.experiments.over_seeds import OverSeeds
 from focalcal.experiments.pages import Entry, Figure, Section, Table
 from focalcal.experiments.published_tables import is_published, printed
 from focalcal.experiments.scaling_claims import CLAIMED, Cell, Claim
@@ -20,14 +21,17 @@ from focalcal.experiments.scaling_words import (
     method_name,
     overall,
     pair_name,
-    setting_names,
+    setting_entry,
     value,
 )
 from focalcal.reporting.names import shown
 
+#: Settings with the differences that a figure shows.
+Rows = list[tuple[tuple[str, str, str], list[OverSeeds]]]
+
 _MAIN = tuple((f"FTS {criterion}", f"TS {criterion}") for criterion in CRITERIA)
 
-_HEADER = ("Comparison", "Measure", "Lower in", "Higher in", "Open in", "Mean difference")
+_HEADER = ("Measure, comparison", "Lower in", "Higher in", "Open in", "Mean difference")
 
 
 def claim_table(found: Sequence[Claim], caption: str, *, folded: bool = False) -> Table:
@@ -37,9 +41,8 @@ def claim_table(found: Sequence[Claim], caption: str, *, folded: bool = False) -
         name, _, _, unit = MEASURES[claim.metric]
         counts = [str(claim.count(side)) for side in ("below", "above", "open")]
         difference = entry(overall(claim), claim.metric, signed=True)
-        rows.append(
-            [pair_name(claim.method, claim.rival), f"{name}{unit and ',' + unit}", *counts, difference]
-        )
+        named = (f"{name}{unit and ',' + unit}", pair_name(claim.method, claim.rival))
+        rows.append([named, *counts, difference])
     return Table(caption, _HEADER, rows, folded)
 
 
@@ -54,19 +57,29 @@ def difference_figures(found: Sequence[Claim], prefix: str) -> list[Figure]:
     held, figures = by_pair(found), []
     for metric in CLAIMED:
         by_loss, by_ece = (held[f"FTS {c}", f"TS {c}", metric] for c in ("nll", "ece"))
-        names = setting_names([name for name, _ in by_loss.cells])
-        pairs = zip(by_loss.cells, by_ece.cells, strict=True)
         name, factor, _, unit = MEASURES[metric]
         rows = [
-            (label, [one.times(factor), other.times(factor)])
-            for label, ((_, one), (_, other)) in zip(names, pairs, strict=True)
+            (setting, [one.times(factor), other.times(factor)])
+            for (setting, one), (_, other) in zip(by_loss.cells, by_ece.cells, strict=True)
         ]
         axis = f"{name}: FTS less TS{unit and ',' + unit}"
         label = f"{name} of focal temperature scaling less that of temperature scaling, setting by setting"
         caption = f"{name}: full, both fitted by log loss; hollow, both by ECE"
         file = f"{prefix}-{metric.replace(' ', '-')}"
-        figures.append(Figure(file, caption, difference_figure(rows, axis, label)))
+        figures.append(Figure(file, caption, difference_figure(_headed(rows), axis, label)))
     return figures
+
+
+def _headed(rows: Rows) -> list[tuple[str, list[OverSeeds]]]:
+    """Put a heading, without marks, before the settings of each data set and network; files have none."""
+    made: list[tuple[str, list[OverSeeds]]] = []
+    last: tuple[str, str] | None = None
+    for (data, net, loss), each in rows:
+        if net and (data, net) != last:
+            made.append((f"{data_name(data)}, {net}", []))
+        last = data, net
+        made.append((loss, each))
+    return made
 
 
 def parameter_section(held: Sequence[Cell]) -> Section:
@@ -83,8 +96,8 @@ def parameter_section(held: Sequence[Cell]) -> Section:
         drawn = plane_figure(points, f"Fitted temperature and gamma of {data_name(data)}, {net}")  # type: ignore[arg-type]
         figures.append(Figure(f"parameters-{i}", caption, drawn))
     rows: list[list[Entry]] = [
-        [name, str(cell.accuracy.n), f"{cell.accuracy.value:.1%}", *_parameters(cell)]
-        for name, cell in zip(setting_names([cell.name for cell in held]), held, strict=True)
+        [setting_entry(cell.name), str(cell.accuracy.n), f"{cell.accuracy.value:.1%}", *_parameters(cell)]
+        for cell in held
     ]
     header = ("Setting", "Runs", "Accuracy", "T of TS", "T of FTS", "γ of FTS", "Uniform share")
     text = (
@@ -114,10 +127,9 @@ def _parameters(cell: Cell) -> list[Entry]:
 def settings_section(held: Sequence[Cell]) -> Section:
     """Return every measure of every method in every setting."""
     header = ("Method", *(name for name, *_ in MEASURES.values()))
-    names = setting_names([cell.name for cell in held])
     tables = [
         Table(
-            f"{name}: {cell.accuracy.n} runs, accuracy {cell.accuracy.value:.1%}",
+            f"{', '.join(setting_entry(cell.name))}: {cell.accuracy.n} runs, {cell.accuracy.value:.1%} right",
             header,
             [
                 [method_name(method), *(entry(cell.mean(method, metric), metric) for metric in MEASURES)]
@@ -125,7 +137,7 @@ def settings_section(held: Sequence[Cell]) -> Section:
             ],
             folded=True,
         )
-        for name, cell in zip(names, held, strict=True)
+        for cell in held
     ]
     text = (
         "Means over seeds with Student's 95 % intervals, on the test rows. Log loss in nats; calibration "
@@ -141,7 +153,7 @@ def published_section(held: Sequence[Cell]) -> Section:
     matched = [one for one in printed() if one.name in ours]
     rows: list[list[Entry]] = []
     for one in matched or printed():
-        row: list[Entry] = [", ".join((one.loss, one.data, one.net)), f"{one.before:.2f}"]
+        row: list[Entry] = [setting_entry(one.name), f"{one.before:.2f}"]
         after = f"{one.after:.2f} ({one.temperature:g})"
         rows.append([*row, after, *_ours(ours[one.name])] if matched else [*row, after])
     header = ["Setting", "Published, before", "Published, after TS (T)"]
@@ -181,8 +193,8 @@ def stand_in_section(found: Sequence[tuple[str, dict[str, Any]]], held: Sequence
     text = (
         "Scores of networks that others trained, parted into rows to fit on and rows to judge on. There is "
         "one network of each, so the intervals are paired ones over the judged rows, taken as independent "
-        "(log loss, Brier score: normal; calibration errors, here in bins of equal width and freed of what noise "
-        "adds: MOVER). The mean difference is that over files, with Student's interval."
+        "(log loss, Brier score: normal; calibration errors, here in bins of equal width and freed of what "
+        "noise adds: MOVER). The mean difference is that over files, with Student's interval."
     )
     tables = [
         claim_table(main, "FTS less TS: in how many files"),

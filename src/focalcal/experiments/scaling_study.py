@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,12 +37,13 @@ def read_scores(folder: Path) -> Scores:
 
 def fitted(scores: Scores, methods: Sequence[str] = tuple(METHODS)) -> dict[str, tuple[Fit, Array]]:
     """Return what each method finds on the validation rows, and its log-probabilities of the test rows."""
-    found = {}
+    found: dict[str, tuple[Fit, Array]] = {}
     for name in methods:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that γ ends at a bound is a result here: its value tells
-            fit = METHODS[name](scores.val_logits, scores.val_labels)
-            found[name] = fit, fit.map(scores.test_logits)
+            fits = METHODS[name](scores.val_logits, scores.val_labels)
+            named = {name: fits} if isinstance(fits, Fit) else fits
+            found |= {one: (fit, fit.map(scores.test_logits)) for one, fit in named.items()}
     return found
 
 
@@ -111,10 +112,11 @@ def study(folder: Path) -> dict[str, Any]:
 def study_sweep(
     folder: Path,
     *,
+    among: Collection[Recipe] | None = None,
     executor: Executor | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[tuple[Recipe, dict[str, Any]]]:
-    """Return the study of every finished run of a sweep, in the order of its list.
+    """Return the study of every finished run of a sweep, or of those among some, in the order of its list.
 
     Parameters
     ----------
@@ -125,7 +127,7 @@ def study_sweep(
     progress : callable, optional
         Told (key, runs judged, runs).
     """
-    done = Sweep(folder).done()
+    done = Sweep(folder).done(among)
     folders = [place for _, place in done]
     each = map(study, folders) if executor is None else executor.map(study, folders)
     found = []

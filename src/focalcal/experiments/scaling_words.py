@@ -60,11 +60,12 @@ def value(number: float, metric: str, *, signed: bool = False) -> str:
 
     Examples
     --------
-    >>> value(-0.01234, "ece", signed=True), value(0.5, "nll")
-    ('−1.23', '0.5000')
+    >>> value(-0.01234, "ece", signed=True), value(-0.00001, "nll", signed=True)
+    ('−1.23', '0.0000')
     """
     _, factor, digits, _ = MEASURES[metric]
-    return f"{factor * number:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    rounded = round(factor * number, digits)
+    return f"{rounded or 0.0:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "−")
 
 
 def interval(one: OverSeeds, metric: str, *, signed: bool = False) -> str:
@@ -116,19 +117,16 @@ def data_name(data: str) -> str:
     return shown(Path(data).stem)
 
 
-def setting_names(names: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return settings' names, without the data set or network that all of them have.
+def setting_entry(name: tuple[str, str, str]) -> Entry:
+    """Return a table's cell: the loss, and beneath it data set and network.
 
     Examples
     --------
-    >>> setting_names([("a", "mlp", "ce"), ("b", "mlp", "ce")])
-    ['ce, a', 'ce, b']
+    >>> setting_entry(("data/digits.npz", "mlp", "ce"))
+    ('ce', 'digits, mlp')
     """
-    data, nets = ({name[i] for name in names} for i in range(2))
-    return [
-        ", ".join([loss, *([data_name(one)] if len(data) > 1 else []), *([net] if len(nets) > 1 else [])])
-        for one, net, loss in names
-    ]
+    data, net, loss = name
+    return loss, ", ".join(filter(None, [data and data_name(data), net]))
 
 
 def recipe_words(recipe: Recipe) -> str:

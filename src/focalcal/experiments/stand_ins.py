@@ -113,7 +113,7 @@ def stand_in_claims(found: Sequence[tuple[str, dict[str, Any]]]) -> list[Claim]:
             cells = []
             for file, one in found:
                 value, low, high = one["differences"][name][metric]
-                cells.append(((file, "", ""), OverSeeds(value, low, high, one["rows"]["test"])))
+                cells.append((("", "", file), OverSeeds(value, low, high, one["rows"]["test"])))
             pooled = over_seeds(one.value for _, one in cells)
             made.append(Claim(method, rival, metric, cells, pooled))
     return made

@@ -281,25 +281,27 @@ def temperature_jet(rows: Rows, log_temperature: float) -> Jet:
 
 
 def mapped_odds(
-    rows: Rows, log_temperature: float, gammas: Sequence[float]
+    rows: Rows, soft: Softmax, gammas: Sequence[float]
 ) -> Iterator[tuple[Floats, Vector, Vector]]:
-    """Yield, for each γ, h of the rest (as `rest`, relative), its sums, and odds against the top class."""
-    soft = softmax(rows, log_temperature)
+    """Yield, for each γ, h of the rest (as `rest`, relative), its sums, and log odds against the top."""
     offset = soft.log_q - soft.gap
     q = soft.e * rows.spread(np.exp(offset))
     v = 1 - q
     log_v, ql = np.log(v), q * (soft.u + rows.spread(offset))
     for gamma in gammas:
-        weight = soft.e * (np.exp((1 - gamma) * log_v) / (v - gamma * ql))
+        weight = np.exp((1 - gamma) * log_v)
+        weight *= soft.e
+        weight /= v - gamma * ql
         total = np.maximum(rows.total(weight), _TINY)
         log_w = top_ratio(soft.odds, soft.log_odds, soft.log_q, gamma)[1]
         log_top = soft.log_q - gamma * (soft.log_odds + soft.log_q) - log_w
-        yield weight, total, np.exp(np.log(total) + offset - log_top)
+        yield weight, total, np.log(total) + offset - log_top
 
 
 def top_probability(rows: Rows, log_temperature: float, gammas: Sequence[float]) -> Vector:
     """Return the largest probability of φ_γ(softmax(z / T)) for each γ, shape (len(gammas), b)."""
-    return np.stack([1 / (1 + odds) for _, _, odds in mapped_odds(rows, log_temperature, gammas)])
+    found = mapped_odds(rows, softmax(rows, log_temperature), gammas)
+    return np.stack([1 / (1 + np.exp(log_odds)) for _, _, log_odds in found])
 
 
 def _mapped(rows: Rows, log_temperature: float, gamma: float) -> _Mapped:
