@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from focalcal.experiments.recipes import Recipe, published
 
-MUKHOTI = "Mukhoti et al. 2020, arXiv 2002.09437, Table 1 (one run each)"
+MUKHOTI = "Mukhoti et al. 2020, arXiv 2002.09437, Table 1"
 ADAFOCAL = "Ghosh et al. 2022, AdaFocal, Table 1 of the manuscript under review (means of 5 runs)"
 
 _LOSSES = ("ce", "brier", "flsd-53", "adafocal", "focal-3")
