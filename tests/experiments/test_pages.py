@@ -173,7 +173,7 @@ def test_the_verdict_follows_the_numbers():
     below, above, unsure = (-0.02, -0.03, -0.01), (0.02, 0.01, 0.03), (0.01, -0.01, 0.03)
     words = headline(claimed(below, above, unsure))
     assert words.startswith("Focal temperature scaling beats temperature scaling by log loss, on average: ")
-    assert "−0.0200 nats [−0.0300 to −0.0100]" in words
+    assert "−0.0200 nats [−0.0300 to −0.0100], the median setting's +0.0100;" in words
     assert words.endswith("lower beyond its interval in 1 of 3 settings, and higher in 1.")
     assert "loses to" in headline(claimed(above, below))
     assert headline(claimed(unsure, unsure)).startswith("Log loss does not tell")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 from focalcal.experiments.over_seeds import OverSeeds, over_groups, over_seeds
@@ -131,6 +132,11 @@ class Claim:
     cells: list[tuple[tuple[str, str, str], OverSeeds]]
     pooled: OverSeeds
 
+    @property
+    def median(self) -> float:
+        """The middle setting's difference, which one run that went astray does not move."""
+        return median(difference.value for _, difference in self.cells)
+
     def count(self, side: str) -> int:
         """Return in how many settings the interval is "below" 0, "above" it or "open"."""
         return sum(difference.side == side for _, difference in self.cells)
@@ -145,6 +151,7 @@ class Claim:
             "above": self.count("above"),
             "open": self.count("open"),
             "pooled": vars(self.pooled),
+            "median": self.median,
             "cells": [{"cell": list(name), "difference": vars(one)} for name, one in self.cells],
         }
 

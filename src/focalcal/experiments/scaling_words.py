@@ -95,8 +95,9 @@ def headline(claim: Claim) -> str:
     }[one.side]
     return (
         f"{said}: the mean difference is {value(one.value, 'nll', signed=True)} nats "
-        f"[{interval(one, 'nll', signed=True)}]; it is lower beyond its interval in {claim.count('below')} "
-        f"of {n} settings, and higher in {claim.count('above')}."
+        f"[{interval(one, 'nll', signed=True)}], the median setting's "
+        f"{value(claim.median, 'nll', signed=True)}; it is lower beyond its interval in "
+        f"{claim.count('below')} of {n} settings, and higher in {claim.count('above')}."
     )
 
 
@@ -107,8 +108,9 @@ def sentence(claim: Claim) -> str:
     mean = f"{value(one.value, claim.metric, signed=True)}{unit}"
     return (
         f"{name}, {pair_name(claim.method, claim.rival)}: {mean} "
-        f"[{interval(one, claim.metric, signed=True)}]; lower beyond the interval in {claim.count('below')} "
-        f"of {n}, higher in {claim.count('above')}, not told apart in {claim.count('open')}."
+        f"[{interval(one, claim.metric, signed=True)}], in the median setting "
+        f"{value(claim.median, claim.metric, signed=True)}; lower beyond the interval in "
+        f"{claim.count('below')} of {n}, higher in {claim.count('above')}, not told apart in {claim.count('open')}."
     )
 
 
