@@ -110,7 +110,8 @@ def sentence(claim: Claim) -> str:
         f"{name}, {pair_name(claim.method, claim.rival)}: {mean} "
         f"[{interval(one, claim.metric, signed=True)}], in the median setting "
         f"{value(claim.median, claim.metric, signed=True)}; lower beyond the interval in "
-        f"{claim.count('below')} of {n}, higher in {claim.count('above')}, not told apart in {claim.count('open')}."
+        f"{claim.count('below')} of {n}, higher in {claim.count('above')}, not told apart in "
+        f"{claim.count('open')}."
     )
 
 
