@@ -116,7 +116,7 @@ def test_the_page_shows_the_numbers(folder, browser):
         counts = [str(one[side]) for side in ("below", "above", "open")]
         assert row.split()[-3 - 4 : -4] == counts
         assert row.split()[-4:] == [mean, low, "to", high]
-        assert f"| {' | '.join(counts)} | {mean} {low} to {high} |" in short
+        assert f"| {' | '.join(counts)} | {mean} ({low} to {high}) |" in short
     first = main[0]
     assert value(first["pooled"]["value"], "nll", signed=True) in words
     assert f"in {first['below']} of 4 settings" in words
@@ -161,7 +161,7 @@ def test_a_page_of_its_own(tmp_path, browser):
         page.get_by_text("Values").first.click()
         assert page.locator("td").all_inner_texts() == ["1\n0 to 2", "2"]
     assert (tmp_path / "own-one.svg").is_file()
-    assert "| x | 1 0 to 2 |" in (tmp_path / "own.md").read_text()
+    assert "| x | 1 (0 to 2) |" in (tmp_path / "own.md").read_text()
 
 
 def claimed(*cells):

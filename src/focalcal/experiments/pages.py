@@ -153,7 +153,7 @@ def _markdown(title: str, lead: Sequence[str], sections: Sequence[Section], fact
 
 def _rows(table: Table) -> str:
     lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)]]
-    lines += [[e if isinstance(e, str) else f"{e[0]} {e[1]}".strip() for e in row] for row in table.rows]
+    lines += [[e if isinstance(e, str) else f"{e[0]} ({e[1]})" for e in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
 
 
