@@ -24,7 +24,6 @@ from focalcal.experiments.scaling_words import (
     setting_entry,
     value,
 )
-from focalcal.reporting.names import shown
 
 #: Settings with the differences that a figure shows.
 Rows = list[tuple[tuple[str, str, str], list[OverSeeds]]]
@@ -187,7 +186,7 @@ def stand_in_section(found: Sequence[tuple[str, dict[str, Any]]], held: Sequence
         fitted = one["found"]["FTS nll"]["parameters"]
         shares = [one["found"][method]["metrics"]["nll"] for method in ("raw", "TS nll", "FTS nll")]
         at = [f"{fitted[key]:.2f}".replace("-", "−") for key in ("temperature", "gamma")]
-        row = [shown(name), str(one["rows"]["test"]), str(one["classes"]), f"{one['accuracy']:.1%}"]
+        row = [name, str(one["rows"]["test"]), str(one["classes"]), f"{one['accuracy']:.1%}"]
         rows.append([*row, *(value(v, "nll") for v in shares), *at])
     header = ("Scores", "Rows", "Classes", "Accuracy", "Log loss", "after TS", "after FTS", "T", "γ")
     text = (

@@ -15,6 +15,7 @@ import numpy as np
 from focalcal.experiments.over_seeds import OverSeeds, over_seeds
 from focalcal.experiments.scaling_claims import CLAIMED, PAIRS, Claim
 from focalcal.experiments.scaling_study import Scores, fitted, judged, kept
+from focalcal.reporting.names import shown
 from focalcal.verdicts.comparison import compare
 
 #: Measures of `CLAIMED` as `compare` names them; its calibration errors have bins of equal width.
@@ -93,7 +94,7 @@ def study_stand_ins(
     """Return each file's name and study, as `study_stand_in` does; with an executor several at once."""
     task = partial(study_stand_in, folder)
     each = map(task, paths) if executor is None else executor.map(task, paths)
-    return [(Path(path).stem, found) for path, found in zip(paths, each, strict=True)]
+    return [(shown(Path(path).stem), found) for path, found in zip(paths, each, strict=True)]
 
 
 def stand_in_claims(found: Sequence[tuple[str, dict[str, Any]]]) -> list[Claim]:
