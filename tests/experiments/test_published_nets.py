@@ -75,3 +75,11 @@ def test_wrong_depths():
         bottleneck_resnet(34)
     with pytest.raises(ValueError, match=r"Expected depth 6 n \+ 2, such as 26, got 28"):
         wide_resnet(28)
+
+
+def test_the_published_network_for_tiny_imagenet():
+    net = bottleneck_resnet(50, classes=200, side=64)
+    assert net.fc.in_features == 8192  # 2 × 2 averages of 2,048 channels
+    assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 200)
+    assert float(net.conv1.weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    assert bottleneck_resnet(50, classes=200).fc.in_features == 2048

@@ -63,8 +63,10 @@ class _Stages(nn.Module):
         growth: int,
         classes: int,
         channels: int,
+        pooled: int = 1,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         self.conv1, self.bn1 = _conv(channels, first, 3), nn.BatchNorm2d(first)
         before, self.names = first, [f"layer{i + 1}" for i in range(len(widths))]
         for i, (width, count) in enumerate(zip(widths, counts, strict=True)):
@@ -73,16 +75,16 @@ class _Stages(nn.Module):
                 blocks.append(block(before, width, 2 if i and not j else 1))
                 before = growth * width
             self.add_module(self.names[i], nn.Sequential(*blocks))
-        self.fc = nn.Linear(before, classes)
+        self.fc = nn.Linear(before * pooled**2, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         for name in self.names:
             x = getattr(self, name)(x)
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.fc(F.adaptive_avg_pool2d(x, self.pooled).flatten(1))  # type: ignore[no-any-return]
 
 
-def bottleneck_resnet(depth: int, classes: int = 10, channels: int = 3) -> nn.Module:
+def bottleneck_resnet(depth: int, classes: int = 10, channels: int = 3, *, side: int = 32) -> nn.Module:
     """Return ResNet-50 or ResNet-110 for small images.
 
     Parameters
@@ -91,11 +93,15 @@ def bottleneck_resnet(depth: int, classes: int = 10, channels: int = 3) -> nn.Mo
         The published ResNet-110 has bottlenecks, 3, 4, 26 and 3 of them, unlike that of `cifar_resnet`.
     classes, channels : int
         Logits that are returned, and channels of an image.
+    side : int
+        Of the images. From 64 on, the published network for TinyImageNet: averages of four parts of the image
+        go into the linear layer, and first weights are He's for what leaves a layer.
 
     Returns
     -------
     nn.Module
-        From images (n, channels, height, width), sides at least 8, to logits (n, classes).
+        From images (n, channels, height, width), sides at least 8, to logits (n, classes). The shortcuts of
+        the released weights for TinyImageNet are named "downsample".
 
     Raises
     ------
@@ -111,7 +117,12 @@ def bottleneck_resnet(depth: int, classes: int = 10, channels: int = 3) -> nn.Mo
         raise ValueError(f"Expected depth 50 or 110, got {depth}. For others see cifar_resnet.")
     widths = [64, 128, 256, 512]
     shape = check_count("classes", classes), check_count("channels", channels)
-    return _Stages(_Bottleneck, 64, widths, counts[depth], 4, *shape)
+    tiny = check_count("side", side) >= 64
+    made = _Stages(_Bottleneck, 64, widths, counts[depth], 4, *shape, pooled=2 if tiny else 1)
+    for module in made.modules() if tiny else ():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    return made
 
 
 def wide_resnet(depth: int = 26, width: int = 10, classes: int = 10, channels: int = 3) -> nn.Module:

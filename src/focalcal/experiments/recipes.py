@@ -20,6 +20,10 @@ def _focal(gamma: float, reduction: str) -> nn.Module:
     return losses.FocalLoss(gamma, reduction=reduction)
 
 
+def _bottlenecks(depth: int, channels: int, side: int, classes: int) -> nn.Module:
+    return published_nets.bottleneck_resnet(depth, classes, channels, side=side)
+
+
 #: Losses of the experiments by their names, summed over a batch as they were published.
 LOSSES: dict[str, Callable[[str], nn.Module]] = {
     "ce": lambda reduction: nn.CrossEntropyLoss(reduction=reduction),
@@ -38,8 +42,8 @@ NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "linear": lambda channels, side, classes: nets.mlp(channels * side * side, classes, ()),
     "mlp": lambda channels, side, classes: nets.mlp(channels * side * side, classes),
     "resnet20": lambda channels, side, classes: nets.cifar_resnet(20, classes, channels),
-    "resnet50": lambda channels, side, classes: published_nets.bottleneck_resnet(50, classes, channels),
-    "resnet110": lambda channels, side, classes: published_nets.bottleneck_resnet(110, classes, channels),
+    "resnet50": partial(_bottlenecks, 50),
+    "resnet110": partial(_bottlenecks, 110),
     "wide_resnet": lambda channels, side, classes: published_nets.wide_resnet(26, 10, classes, channels),
     "densenet121": lambda channels, side, classes: published_nets.densenet121(classes, channels),
 }
