@@ -40,6 +40,7 @@ _COLUMNS: dict[str, Pick] = {
 }
 
 _RATIOS: dict[str, Pick] = {name: _COLUMNS[name] for name in list(_COLUMNS)[-4:]}
+_JUDGED: dict[str, Pick] = {name: _COLUMNS[name] for name in list(_COLUMNS)[:-4]}
 
 
 def curvature_page(
@@ -108,11 +109,9 @@ def _title(family: Family) -> str:
 def _by_gamma(families: Sequence[Family]) -> Section:
     tables, figures = [], []
     for i, family in enumerate(families):
-        rows = [
-            [f"{gamma:g}", *(shown(family.mean(gamma, pick)) for pick in _COLUMNS.values())]
-            for gamma in family.by
-        ]
-        tables.append(Table(_title(family), ["γ", *_COLUMNS], rows))
+        for what, picks in (("calibration", _JUDGED), ("curvature", _RATIOS)):
+            rows = [[f"{g:g}", *(shown(family.mean(g, pick)) for pick in picks.values())] for g in family.by]
+            tables.append(Table(f"{_title(family)}: {what}", ["γ", *picks], rows))
         rows = [
             [
                 f"{gamma:g}",
