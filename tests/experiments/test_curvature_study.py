@@ -8,8 +8,9 @@ from scipy.stats import spearmanr
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
-from focalcal.experiments import curvature_study  # noqa: E402
-from focalcal.experiments.curvature_claims import (  # noqa: E402
+from focalcal.experiments.datasets import open_dataset  # noqa: E402
+from focalcal.experiments.geometry import study as curvature_study  # noqa: E402
+from focalcal.experiments.geometry.claims import (  # noqa: E402
     common_trace,
     control_families,
     equally_accurate,
@@ -17,9 +18,8 @@ from focalcal.experiments.curvature_claims import (  # noqa: E402
     own_trace,
     raw_ece,
 )
-from focalcal.experiments.curvature_page import curvature_page  # noqa: E402
-from focalcal.experiments.curvature_study import measured, predicted_ratio  # noqa: E402
-from focalcal.experiments.datasets import open_dataset  # noqa: E402
+from focalcal.experiments.geometry.page import curvature_page  # noqa: E402
+from focalcal.experiments.geometry.study import measured, predicted_ratio  # noqa: E402
 from focalcal.experiments.recipes import LOSSES, NETS, small  # noqa: E402
 from focalcal.experiments.train import noisy, train  # noqa: E402
 from focalcal.metrics import ece  # noqa: E402

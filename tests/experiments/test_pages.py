@@ -11,15 +11,15 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 pytest.importorskip("jinja2", reason="jinja2 is an optional extra: pip install 'focalcal[plot]'")
 
 from focalcal.experiments.over_seeds import OverSeeds  # noqa: E402
-from focalcal.experiments.pages import Figure, Section, Table, write_page  # noqa: E402
+from focalcal.experiments.pages.write import Figure, Section, Table, write_page  # noqa: E402
 from focalcal.experiments.recipes import published, small  # noqa: E402
-from focalcal.experiments.scaling_claims import Claim, cells  # noqa: E402
-from focalcal.experiments.scaling_methods import METHODS, METRICS  # noqa: E402
-from focalcal.experiments.scaling_page import fts_page  # noqa: E402
-from focalcal.experiments.scaling_sections import published_section  # noqa: E402
-from focalcal.experiments.scaling_study import VERSION, fitted  # noqa: E402
-from focalcal.experiments.scaling_words import headline, sentence, value  # noqa: E402
-from focalcal.experiments.stand_ins import read_stand_in  # noqa: E402
+from focalcal.experiments.scaling.claims import Claim, cells  # noqa: E402
+from focalcal.experiments.scaling.methods import METHODS, METRICS  # noqa: E402
+from focalcal.experiments.scaling.page import fts_page  # noqa: E402
+from focalcal.experiments.scaling.sections import published_section  # noqa: E402
+from focalcal.experiments.scaling.stand_ins import read_stand_in  # noqa: E402
+from focalcal.experiments.scaling.study import VERSION, fitted  # noqa: E402
+from focalcal.experiments.scaling.words import headline, sentence, value  # noqa: E402
 from focalcal.experiments.sweep import Sweep  # noqa: E402
 from focalcal.reporting.svg import element, picture  # noqa: E402
 

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
-from focalcal.experiments.published_tables import ADAFOCAL, is_published, printed  # noqa: E402
 from focalcal.experiments.recipes import LOSSES, NETS, published, small  # noqa: E402
+from focalcal.experiments.scaling.published_tables import ADAFOCAL, is_published, printed  # noqa: E402
 
 #: Some of the README's row for ResNet-50 and DenseNet-121, and of the manuscript's other data sets, by hand.
 KNOWN = {

@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 
 from focalcal import FocalTemperatureScaling, TemperatureScaling, focal_map, temperature_map  # noqa: E402
 from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES  # noqa: E402
-from focalcal.experiments import scaling_study  # noqa: E402
 from focalcal.experiments.over_seeds import over_groups, over_seeds  # noqa: E402
 from focalcal.experiments.recipes import small  # noqa: E402
-from focalcal.experiments.scaling_claims import CLAIMED, cells, claim, claims  # noqa: E402
-from focalcal.experiments.scaling_grid import best_cell, grid_losses  # noqa: E402
-from focalcal.experiments.scaling_methods import METHODS, METRICS, mixed  # noqa: E402
-from focalcal.experiments.scaling_study import Scores, fitted, judged, read_scores, study, study_sweep  # noqa: E402
+from focalcal.experiments.scaling import study as scaling_study  # noqa: E402
+from focalcal.experiments.scaling.claims import CLAIMED, cells, claim, claims  # noqa: E402
+from focalcal.experiments.scaling.grid import best_cell, grid_losses  # noqa: E402
+from focalcal.experiments.scaling.methods import METHODS, METRICS, mixed  # noqa: E402
+from focalcal.experiments.scaling.study import Scores, fitted, judged, read_scores, study, study_sweep  # noqa: E402
 from focalcal.experiments.sweep import Sweep  # noqa: E402
 
 # that γ ends at its bound is a result here

@@ -17,13 +17,13 @@ import torch
 
 from focalcal._settings import check_count
 from focalcal.experiments.costs import costs_table
-from focalcal.experiments.curvature_page import curvature_page
-from focalcal.experiments.curvature_study import Found, measured
 from focalcal.experiments.datasets import ImageData, open_dataset
+from focalcal.experiments.geometry.page import curvature_page
+from focalcal.experiments.geometry.study import Found, measured
+from focalcal.experiments.pages.run_facts import run_facts
 from focalcal.experiments.profiles import planned
 from focalcal.experiments.recipes import Recipe, from_dict
-from focalcal.experiments.run_facts import run_facts
-from focalcal.experiments.scaling_page import fts_page
+from focalcal.experiments.scaling.page import fts_page
 from focalcal.experiments.sweep import Status, Sweep, run_images, run_sweep
 from focalcal.experiments.trials import Trial, try_out
 

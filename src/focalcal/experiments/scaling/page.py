@@ -10,11 +10,11 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from focalcal.experiments.pages import Section, write_page
+from focalcal.experiments.pages.run_facts import run_facts
+from focalcal.experiments.pages.write import Section, write_page
 from focalcal.experiments.recipes import Recipe
-from focalcal.experiments.run_facts import run_facts
-from focalcal.experiments.scaling_claims import Cell, Claim, cells, claims
-from focalcal.experiments.scaling_sections import (
+from focalcal.experiments.scaling.claims import Cell, Claim, cells, claims
+from focalcal.experiments.scaling.sections import (
     claim_table,
     difference_figures,
     main_and_others,
@@ -23,9 +23,9 @@ from focalcal.experiments.scaling_sections import (
     settings_section,
     stand_in_section,
 )
-from focalcal.experiments.scaling_study import study_sweep
-from focalcal.experiments.scaling_words import by_pair, headline, sentence
-from focalcal.experiments.stand_ins import stand_in_claims, study_stand_ins
+from focalcal.experiments.scaling.stand_ins import stand_in_claims, study_stand_ins
+from focalcal.experiments.scaling.study import study_sweep
+from focalcal.experiments.scaling.words import by_pair, headline, sentence
 from focalcal.experiments.sweep import Sweep
 from focalcal.io.files import written_aside
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from focalcal.experiments.over_seeds import OverSeeds, over_seeds
-from focalcal.experiments.scaling_claims import CLAIMED, PAIRS, Claim
-from focalcal.experiments.scaling_study import Scores, fitted, judged, kept
+from focalcal.experiments.scaling.claims import CLAIMED, PAIRS, Claim
+from focalcal.experiments.scaling.study import Scores, fitted, judged, kept
 from focalcal.reporting.names import shown
 from focalcal.verdicts.comparison import compare
 

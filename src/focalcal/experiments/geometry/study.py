@@ -19,7 +19,7 @@ from focalcal.curvature import LossSurface, structured_trace, top_eigenvalues
 from focalcal.curvature.logit_hessian import logit_hessian
 from focalcal.experiments.datasets import ImageData
 from focalcal.experiments.recipes import LOSSES, NETS, Recipe
-from focalcal.experiments.scaling_study import Scores, read_scores
+from focalcal.experiments.scaling.study import Scores, read_scores
 from focalcal.experiments.train import noisy
 from focalcal.io.files import written_aside
 from focalcal.maps import inverse_focal_map

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from focalcal.experiments.machine import machine
+from focalcal.experiments.pages.machine import machine
 from focalcal.experiments.recipes import Recipe
-from focalcal.experiments.scaling_words import data_name, recipe_words
+from focalcal.reporting.names import shown
 
 
 def run_facts(profile: str, runs: Sequence[tuple[Recipe, Path]], planned: int) -> dict[str, str]:
@@ -37,6 +37,23 @@ def run_facts(profile: str, runs: Sequence[tuple[Recipe, Path]], planned: int) -
         "Hours of training": f"{hours:.2f}, all runs together",
         "Versions and devices of the runs": "; ".join(sorted({_where(one) for one in told})),
     } | {f"{name}, of this page": text for name, text in machine().items()}
+
+
+def data_name(data: str) -> str:
+    """Return a data set's name; of a file its stem."""
+    return shown(Path(data).stem)
+
+
+def recipe_words(recipe: Recipe) -> str:
+    """Say how a network was trained."""
+    drops = " and ".join(map(str, recipe.drops))
+    images = "all images" if recipe.rows is None else f"at most {recipe.rows:,} images of each part"
+    return (
+        f"{recipe.epochs} epochs of SGD at rate {recipe.rate:g}, divided by 10 after epochs {drops}; "
+        f"momentum {recipe.momentum:g}, decay {recipe.decay:g}, batches of {recipe.batch_size}, the loss's "
+        f"{recipe.reduction} over a batch, gradients clipped at {recipe.clip:g}, "
+        f"{'crops and mirror images' if recipe.augment else 'no augmentation'}, {images}, {recipe.precision}"
+    )
 
 
 def _where(run: dict[str, Any]) -> str:

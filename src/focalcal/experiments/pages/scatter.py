@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,9 @@ def scatter_figure(
         marks = [element("circle", cx=x(s), cy=y(t), r=3.2, class_="run") for s, t in zip(a, b, strict=True)]
         parts.append(element("g", "".join(marks), class_=f"hue{k % 6}"))
     for k, (name, (a, b)) in enumerate(placed.items()):
-        parts.append(_numbered((x(float(np.median(a))), y(float(np.median(b)))), k))
+        parts.append(_numbered((x(float(np.median(a))), y(float(np.median(b)))), k, name))
         left, down = _LEFT + 190 * (k % 2), _BOTTOM + 60 + 20 * (k // 2)
-        parts += [_numbered((left + 8, down - 4), k), text(left + 22, down, name, "row")]
+        parts += [_numbered((left + 8, down - 4), k, name), text(left + 22, down, name, "row")]
     return picture(_WIDTH, _BOTTOM + 60 + 20 * ((len(points) - 1) // 2) + 12, parts, label)
 
 
@@ -74,6 +75,6 @@ def _ticks(scale: Scale, log: bool) -> dict[float, float]:
     }
 
 
-def _numbered(at: tuple[float, float], k: int) -> str:
-    content = element("circle", cx=at[0], cy=at[1], r=7.5, class_="full")
+def _numbered(at: tuple[float, float], k: int, name: str) -> str:
+    content = element("title", escape(name)) + element("circle", cx=at[0], cy=at[1], r=7.5, class_="full")
     return element("g", content + text(at[0], at[1] + 4, str(k + 1), "mark"), class_=f"hue{k % 6}")

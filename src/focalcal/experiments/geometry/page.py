@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from focalcal.experiments.curvature_claims import (
+from focalcal.experiments.geometry.claims import (
     EQUAL,
     Family,
     Pick,
@@ -20,11 +20,12 @@ from focalcal.experiments.curvature_claims import (
     raw_ece,
     scaled_ece,
 )
-from focalcal.experiments.curvature_study import ROWS, SKETCHES, predicted_ratio
+from focalcal.experiments.geometry.study import ROWS, SKETCHES, predicted_ratio
 from focalcal.experiments.over_seeds import OverSeeds
-from focalcal.experiments.pages import Entry, Figure, Section, Table, write_page
+from focalcal.experiments.pages.run_facts import data_name
+from focalcal.experiments.pages.scatter import scatter_figure
+from focalcal.experiments.pages.write import Entry, Figure, Section, Table, write_page
 from focalcal.experiments.profiles import NOISE
-from focalcal.experiments.scatter import scatter_figure
 
 _COLUMNS: dict[str, Pick] = {
     "accuracy %": lambda one: 100 * one["accuracy"],
@@ -103,7 +104,7 @@ def _numbers(e: OverSeeds, digits: int, signed: bool) -> list[str]:
 
 
 def _title(family: Family) -> str:
-    return f"{family.data.removesuffix('.npz')}, {family.net}"
+    return f"{data_name(family.data)}, {family.net}"
 
 
 def _by_gamma(families: Sequence[Family]) -> Section:

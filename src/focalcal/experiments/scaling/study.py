@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from focalcal.experiments.recipes import Recipe, from_dict
-from focalcal.experiments.scaling_methods import METHODS, METRICS, Array, Fit, Labels, Logits
+from focalcal.experiments.scaling.methods import METHODS, METRICS, Array, Fit, Labels, Logits
 from focalcal.experiments.sweep import Sweep
 from focalcal.io.files import written_aside
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from focalcal.experiments.curvature_study import Found
+from focalcal.experiments.geometry.study import Found
 from focalcal.experiments.over_seeds import OverSeeds, over_seeds
 from focalcal.experiments.profiles import FOCAL
 from focalcal.experiments.recipes import Recipe

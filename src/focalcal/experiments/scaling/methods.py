@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logsumexp
 
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-from focalcal.experiments.scaling_grid import best_cell, grid_losses
+from focalcal.experiments.scaling.grid import best_cell, grid_losses
 from focalcal.maps import focal_map, temperature_map
 from focalcal.metrics import brier, classwise_ece, ece, nll
 

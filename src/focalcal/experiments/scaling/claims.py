@@ -9,7 +9,7 @@ from typing import Any
 
 from focalcal.experiments.over_seeds import OverSeeds, over_groups, over_seeds
 from focalcal.experiments.recipes import Recipe
-from focalcal.experiments.scaling_methods import CRITERIA
+from focalcal.experiments.scaling.methods import CRITERIA
 
 #: Measures that the claims are about, lower is better.
 CLAIMED = ("nll", "brier", "ece", "classwise ece")

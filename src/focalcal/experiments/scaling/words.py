@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from focalcal.experiments.over_seeds import OverSeeds
-from focalcal.experiments.pages import Entry
-from focalcal.experiments.recipes import Recipe
-from focalcal.experiments.scaling_claims import Claim
-from focalcal.reporting.names import shown
+from focalcal.experiments.pages.run_facts import data_name
+from focalcal.experiments.pages.write import Entry
+from focalcal.experiments.scaling.claims import Claim
 
 #: What measures are called, by what they are multiplied, digits after the point, and their unit.
 MEASURES = {
@@ -115,11 +113,6 @@ def sentence(claim: Claim) -> str:
     )
 
 
-def data_name(data: str) -> str:
-    """Return a data set's name; of a file its stem."""
-    return shown(Path(data).stem)
-
-
 def setting_entry(name: tuple[str, str, str]) -> Entry:
     """Return a table's cell: the loss, and beneath it data set and network.
 
@@ -130,18 +123,6 @@ def setting_entry(name: tuple[str, str, str]) -> Entry:
     """
     data, net, loss = name
     return loss, ", ".join(filter(None, [data and data_name(data), net]))
-
-
-def recipe_words(recipe: Recipe) -> str:
-    """Say how a network was trained."""
-    drops = " and ".join(map(str, recipe.drops))
-    images = "all images" if recipe.rows is None else f"at most {recipe.rows:,} images of each part"
-    return (
-        f"{recipe.epochs} epochs of SGD at rate {recipe.rate:g}, divided by 10 after epochs {drops}; "
-        f"momentum {recipe.momentum:g}, decay {recipe.decay:g}, batches of {recipe.batch_size}, the loss's "
-        f"{recipe.reduction} over a batch, gradients clipped at {recipe.clip:g}, "
-        f"{'crops and mirror images' if recipe.augment else 'no augmentation'}, {images}, {recipe.precision}"
-    )
 
 
 def by_pair(found: Sequence[Claim]) -> Mapping[tuple[str, str, str], Claim]:

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from focalcal.experiments.over_seeds import OverSeeds
-from focalcal.experiments.pages import Entry, Figure, Section, Table
-from focalcal.experiments.published_tables import is_published, printed
-from focalcal.experiments.scaling_claims import CLAIMED, Cell, Claim
-from focalcal.experiments.scaling_figures import difference_figure, plane_figure
-from focalcal.experiments.scaling_methods import CRITERIA
-from focalcal.experiments.scaling_words import (
+from focalcal.experiments.pages.run_facts import data_name
+from focalcal.experiments.pages.scatter import scatter_figure
+from focalcal.experiments.pages.write import Entry, Figure, Section, Table
+from focalcal.experiments.scaling.claims import CLAIMED, Cell, Claim
+from focalcal.experiments.scaling.figures import difference_figure
+from focalcal.experiments.scaling.methods import CRITERIA
+from focalcal.experiments.scaling.published_tables import is_published, printed
+from focalcal.experiments.scaling.words import (
     MEASURES,
     by_pair,
-    data_name,
     entry,
     method_name,
     overall,
@@ -87,12 +88,11 @@ def parameter_section(held: Sequence[Cell]) -> Section:
     for cell in held:
         grouped.setdefault(cell.name[:2], []).append(cell)
     for i, ((data, net), each) in enumerate(grouped.items(), 1):
-        points = {
-            cell.name[2]: tuple(cell.parameters["FTS nll"][name] for name in ("temperature", "gamma"))
-            for cell in each
-        }
+        fits = {cell.name[2]: cell.parameters["FTS nll"] for cell in each}
+        points = {name: (fit["temperature"], fit["gamma"]) for name, fit in fits.items()}
         caption = f"{data_name(data)}, {net}: a dot is a run, a number its loss's median"
-        drawn = plane_figure(points, f"Fitted temperature and gamma of {data_name(data)}, {net}")  # type: ignore[arg-type]
+        label = f"Fitted temperature and gamma of {data_name(data)}, {net}"
+        drawn = scatter_figure(points, "temperature T", "γ", label, logs=(True, False))
         figures.append(Figure(f"parameters-{i}", caption, drawn))
     rows: list[list[Entry]] = [
         [setting_entry(cell.name), str(cell.accuracy.n), f"{cell.accuracy.value:.1%}", *_parameters(cell)]

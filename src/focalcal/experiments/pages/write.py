@@ -103,7 +103,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    report = (_FOLDER.parent / "reporting" / "page.css").read_text(encoding="utf-8")
+    report = (_FOLDER.parents[1] / "reporting" / "page.css").read_text(encoding="utf-8")
     style = _style("figure.css") + report + _style("study.css")
     before, colon, rest = lead[0].partition(": ")
     page = environment.get_template("study.html").render(

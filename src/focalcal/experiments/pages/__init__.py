@@ -1,0 +1,1 @@
+"""A study as a page: what the pages of both papers are made of."""
