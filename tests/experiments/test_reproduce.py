@@ -46,10 +46,12 @@ def test_both_papers_in_one_folder(tmp_path, capsys):
     before = said(capsys, "fts", *own, "--status").out
     assert before.startswith("0 done, 0 running, 6 waiting, 0 failed\n")
     assert "| digits | mlp |" in before
+    assert list(tmp_path.iterdir()) == []
     out = said(capsys, "fts", *own).out
     assert out == f"6 done, 0 running, 0 waiting, 0 failed\nWrote {tmp_path / 'fts.html'}\n"
     assert "focalcal reproduce fts --profile small" in (tmp_path / "fts.html").read_text()
     trained = {path.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json")}
+    assert said(capsys, "curvature", *own, "--status").out.startswith("4 done, 0 running, 10 waiting")
     told = json.loads(said(capsys, "curvature", *own, "--json").out)
     assert (told["status"]["done"], told["page"]) == (14, str(tmp_path / "curvature.html"))
     for key, time in trained.items():  # what both papers need is trained once

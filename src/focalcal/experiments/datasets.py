@@ -126,6 +126,14 @@ def open_dataset(name: str, folder: str | os.PathLike[str] = "data", *, seed: in
     return _split(name, train, test, source.held_out, seed, source.classes, (source.mean, source.std))
 
 
+def check_dataset(name: str, folder: str | os.PathLike[str]) -> None:
+    """Raise what `open_dataset` would of a missing or wrong file; images of archives are not read."""
+    if name in SOURCES:
+        _checked(Path(folder) / SOURCES[name].file, SOURCES[name])
+    else:
+        open_dataset(name, folder)
+
+
 def _split(
     name: str,
     train: _Raw,

@@ -17,7 +17,7 @@ import torch
 
 from focalcal._settings import check_count
 from focalcal.experiments.costs import costs_table
-from focalcal.experiments.datasets import ImageData, open_dataset
+from focalcal.experiments.datasets import ImageData, check_dataset, open_dataset
 from focalcal.experiments.geometry.page import curvature_page
 from focalcal.experiments.geometry.study import Found, measured
 from focalcal.experiments.pages.run_facts import run_facts
@@ -73,13 +73,16 @@ class Reproduction:
         return sweep
 
     def status(self) -> Status:
-        """Return how far its own runs are."""
-        return self.sweep().status(self.recipes)
+        """Return how far its own runs are; nothing is written."""
+        if not (self.folder / "sweep.sqlite").is_file():
+            return Status(len(self.recipes), 0, 0, 0, None, {})
+        begun = Sweep(self.folder).status(self.recipes)
+        return replace(begun, waiting=begun.waiting + len(self.recipes) - begun.runs)
 
     def check_data(self) -> None:
-        """Open every data set once, so that a missing one is told before hours are spent."""
+        """Look for every data set, so that a missing one is told before hours are spent."""
         for name in dict.fromkeys(recipe.data for recipe in self.recipes):
-            open_dataset(name, self.data)
+            check_dataset(name, self.data)
 
     def train(
         self,
