@@ -44,8 +44,8 @@ def said(capsys, *arguments, code=0):
 def test_both_papers_in_one_folder(tmp_path, capsys):
     own = ("--out", tmp_path, "--workers", 1)
     before = said(capsys, "fts", *own, "--status").out
-    assert before.startswith("0 done, 0 running, 6 waiting, 0 failed\n")
-    assert "| digits | mlp |" in before
+    assert before == "0 done, 0 running, 6 waiting, 0 failed\n"
+    assert "| digits | mlp |" in said(capsys, "fts", *own, "--profile", "full", "--status").out
     assert list(tmp_path.iterdir()) == []
     out = said(capsys, "fts", *own).out
     assert out == f"6 done, 0 running, 0 waiting, 0 failed\nWrote {tmp_path / 'fts.html'}\n"
@@ -80,6 +80,7 @@ def test_wrong_use_is_named(tmp_path, capsys, monkeypatch):
         return said(capsys, *arguments, "--out", tmp_path, code=2).err
 
     assert "Expected --scores with fts" in wrong("curvature", "--scores", "a.npz")
+    assert "none.npz" in wrong("fts", "--scores", tmp_path / "none.npz")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "Expected --workers 1 under torchrun, got 2" in wrong("fts")
     monkeypatch.delenv("WORLD_SIZE")
@@ -87,6 +88,7 @@ def test_wrong_use_is_named(tmp_path, capsys, monkeypatch):
     missing = wrong("fts", "--data", tmp_path)
     assert "cifar-10-binary.tar.gz" in missing
     assert "Download it from" in missing
+    assert "Expected own.npz in" in wrong("fts", "--data", tmp_path, "--images", "own.npz")
     with pytest.raises(ValueError, match="Expected paper"):
         planned("vit", "small")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from focalcal.cli.options import Json, Scheduler
+from focalcal.cli.options import Json
 
 if TYPE_CHECKING:
     from focalcal.experiments.reproduce import Reproduction
@@ -49,7 +49,14 @@ def reproduce(
         ),
     ] = "cifar10",
     workers: Annotated[int, typer.Option(min=1, help="Networks that are trained at a time.")] = 2,
-    scheduler: Scheduler = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train and judge on a Dask cluster, e.g. tcp://host:8786, whose workers see the same "
+            "folders. Needs focalcal[dask].",
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help="What the workers take in turn: cpu, or cuda:0,cuda:1."),
@@ -68,7 +75,7 @@ def reproduce(
         ),
     ] = None,
     status: Annotated[
-        bool, typer.Option("--status", help="Only say how far it is and what it will cost.")
+        bool, typer.Option("--status", help="Only say how far it is; of full also what it costs.")
     ] = False,
     try_out: Annotated[
         bool,
@@ -107,7 +114,7 @@ def reproduce(
     if try_out:
         _try(plan, device, json)
         return
-    plan.check_data()
+    plan.check_files(scores or [])
     with _ranks(workers) as first:
         found = _train(plan, workers, scheduler, device, first, compiled=compiled, retry=retry)
         if not first:
@@ -187,7 +194,7 @@ def _show(found: Status, plan: Reproduction, json: bool) -> None:
     if json:
         console.show_json("reproduce", {"status": vars(found)})
     else:
-        console.show_lines(str(found), "", *plan.costs().splitlines())
+        console.show_lines(str(found), *(["", *plan.costs().splitlines()] if plan.profile == "full" else []))
 
 
 def _command(plan: Reproduction, scores: list[str]) -> str:

@@ -258,6 +258,8 @@ def _of_npz(path: Path, seed: int) -> ImageData:
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
             mask = file["val_mask"].astype(bool) if "val_mask" in file else None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Expected {path.name} in {path.parent}, found no such file.") from error
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"Expected an npz file with x_train, y_train, x_test and y_test, got {str(path)!r}: {error}."

@@ -24,6 +24,7 @@ from focalcal.experiments.pages.run_facts import run_facts
 from focalcal.experiments.profiles import planned
 from focalcal.experiments.recipes import Recipe, from_dict
 from focalcal.experiments.scaling.page import fts_page
+from focalcal.experiments.scaling.stand_ins import read_stand_in
 from focalcal.experiments.sweep import Status, Sweep, run_images, run_sweep
 from focalcal.experiments.trials import Trial, try_out
 
@@ -79,8 +80,10 @@ class Reproduction:
         begun = Sweep(self.folder).status(self.recipes)
         return replace(begun, waiting=begun.waiting + len(self.recipes) - begun.runs)
 
-    def check_data(self) -> None:
-        """Look for every data set, so that a missing one is told before hours are spent."""
+    def check_files(self, scores: Iterable[str | os.PathLike[str]] = ()) -> None:
+        """Look for every data set and file of scores, so that a wrong one is told before hours are spent."""
+        for path in scores:
+            read_stand_in(path)
         for name in dict.fromkeys(recipe.data for recipe in self.recipes):
             check_dataset(name, self.data)
 
