@@ -59,10 +59,11 @@ def measured(recipe: Recipe, data: ImageData, folder: Path) -> Found:
     if path.is_file():
         found: Found = json.loads(path.read_text(encoding="utf-8"))
         return found
-    model = _network(recipe, data, folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _network(recipe, data, folder).to(device)
     labels = noisy(data.train.y, recipe.label_noise, data.classes, recipe.seed)
     chosen = torch.linspace(0, len(labels) - 1, min(ROWS, len(labels))).long()
-    x, y = data.normalised(data.train.x[chosen]), labels[chosen]
+    x, y = data.normalised(data.train.x[chosen].to(device)), labels[chosen].to(device)
     found = _judged(read_scores(folder))
     with torch.inference_mode():
         z = model(x)
