@@ -59,7 +59,10 @@ def test_a_run_is_measured(tmp_path, monkeypatch, loss, noise):
     assert found["common"]["trace"] == pytest.approx(common, rel=0.03)
     divided, _ = dense_trace(model, torch.nn.CrossEntropyLoss(), x, y, found["temperature"])
     assert found["divided"] == pytest.approx(divided, rel=0.03)
-    monkeypatch.setattr(curvature_study, "_network", None)  # what is kept is not measured again
+    with monkeypatch.context() as patched:  # what is kept is not measured again
+        patched.setattr(curvature_study, "_network", None)
+        assert measured(recipe, data, tmp_path) == found
+    (tmp_path / "curvature.json").write_text('{"version": 0}')
     assert measured(recipe, data, tmp_path) == found
 
 

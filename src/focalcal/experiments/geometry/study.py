@@ -31,6 +31,9 @@ Found = dict[str, Any]
 #: Of the training images, evenly spread, on which curvature is measured; sketches of each row.
 ROWS, SKETCHES = 500, 4
 
+#: Changes with what is measured; kept results of another one are found anew.
+_VERSION = 1
+
 #: Relative error at which the largest eigenvalue is taken as found: far below its spread over seeds.
 _TOLERANCE = 1e-3
 
@@ -57,14 +60,15 @@ def measured(recipe: Recipe, data: ImageData, folder: Path) -> Found:
     """
     path = folder / "curvature.json"
     if path.is_file():
-        found: Found = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        kept: Found = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("version") == _VERSION:
+            return kept
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _network(recipe, data, folder).to(device)
     labels = noisy(data.train.y, recipe.label_noise, data.classes, recipe.seed)
     chosen = torch.linspace(0, len(labels) - 1, min(ROWS, len(labels))).long()
     x, y = data.normalised(data.train.x[chosen].to(device)), labels[chosen].to(device)
-    found = _judged(read_scores(folder))
+    found: Found = {"version": _VERSION} | _judged(read_scores(folder))
     with torch.inference_mode():
         z = model(x)
     found["train"] = {
