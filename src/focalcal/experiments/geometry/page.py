@@ -98,7 +98,7 @@ def _numbers(e: OverSeeds, digits: int, signed: bool) -> list[str]:
     margin = e.high - e.value
     size = max(abs(e.value), margin) if math.isfinite(margin) else abs(e.value)
     places = digits - 1 - math.floor(math.log10(size)) if math.isfinite(size) and size > 0 else 0
-    form = f"{'+' if signed else ''}.{min(max(places, 0), 6)}f"
+    form = f"{'+' if signed else ''}z.{min(max(places, 0), 6)}f"
     ends = (e.value, e.low, e.high)
     return [format(end, form).replace("-", "−") if math.isfinite(end) else "–" for end in ends]
 

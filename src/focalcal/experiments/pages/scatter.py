@@ -69,7 +69,7 @@ def _frame(x: Scale, y: Scale, logs: tuple[bool, bool]) -> list[str]:
 
 def _ticks(scale: Scale, log: bool) -> dict[float, float]:
     if not log:
-        return {t: scale(t) for t in round_ticks(scale.low, scale.high, 5)}
+        return {t + 0.0: scale(t) for t in round_ticks(scale.low, scale.high, 5)}  # no −0
     return {
         t: scale(np.log(t)) for t in round_factors(float(np.exp(scale.low)), float(np.exp(scale.high)), 5)
     }
