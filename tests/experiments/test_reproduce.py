@@ -11,10 +11,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
 from focalcal.cli import main  # noqa: E402
-from focalcal.experiments import reproduce  # noqa: E402
+from focalcal.experiments import reproduce, sweep  # noqa: E402
 from focalcal.experiments.profiles import CONTROLS, FULL, planned  # noqa: E402
 from focalcal.experiments.recipes import LOSSES, small  # noqa: E402
 from focalcal.experiments.sweep import Sweep  # noqa: E402
+from focalcal.experiments.train import train  # noqa: E402
 
 
 def few(paper, profile, *, images="cifar10"):
@@ -64,15 +65,22 @@ def test_both_papers_in_one_folder(tmp_path, capsys):
 
 
 def test_a_run_that_failed_is_told_and_tried_again(tmp_path, capsys, monkeypatch):
-    exploding = replace(few("fts", "small")[0], rate=1e20, clip=1e20)
-    plan = [exploding, few("fts", "small")[1]]
+    plan = few("curvature", "small")[:2]
     monkeypatch.setattr(reproduce, "planned", lambda *_, **__: plan)
-    found = said(capsys, "fts", "--out", tmp_path, "--workers", 1, code=1).out
+    own = ("curvature", "--out", tmp_path, "--workers", 1)
+
+    def full_disk(recipe, *arguments, **options):
+        if recipe.loss == "focal-1":
+            raise OSError("no space left")
+        return train(recipe, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "train", full_disk)
+        found = said(capsys, *own, code=1).out
     assert "1 done, 0 running, 0 waiting, 1 failed" in found
-    assert "Expected a finite loss" in found
-    sweep = Sweep(tmp_path)
-    sweep.retry()
-    assert sweep.status().waiting == 1
+    assert "OSError: no space left" in found
+    assert "1 done, 0 running, 0 waiting, 1 failed" in said(capsys, *own, code=1).out
+    assert "2 done, 0 running, 0 waiting, 0 failed" in said(capsys, *own, "--retry").out
 
 
 def test_wrong_use_is_named(tmp_path, capsys, monkeypatch):
