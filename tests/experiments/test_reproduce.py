@@ -128,6 +128,8 @@ def test_profiles():
     ours = planned("curvature", "small", images="own.npz")
     assert {run.data for run in ours} == {"own.npz", "fashion-mnist"}
     assert sum(run.penalty > 0 for run in ours) == 5 * len(CONTROLS["trace penalty"])
+    noisy = [run for run in ours if run.label_noise]
+    assert {(run.net, run.rows, run.decay) for run in noisy} == {("linear", None, 0.0)}
     shared = {run.key for run in ours} & {run.key for run in planned("fts", "small", images="own.npz")}
     assert len(shared) == 50
 
