@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import mpmath as mp
@@ -43,13 +44,19 @@ def drawn(
 
 def true_logs(z: np.ndarray, temperature: float, gamma: float) -> list[float]:
     """Return log φ_γ(softmax(z / T)) of one row in 60 digits; 1 - q is summed from the other classes."""
+    return _true_logs(tuple(float(v) for v in z), temperature, gamma)
+
+
+@cache  # the same rows come in several precisions, and thousands of digits take seconds
+def _true_logs(row: tuple[float, ...], temperature: float, gamma: float) -> list[float]:
     # at γ = -1 the two terms of 1 + log q · q/(1 - q) cancel down to the size of 1 - q
-    cancelled = int(np.ptp(z) / temperature) if gamma == -1 else 0
+    cancelled = int(np.ptp(row) / temperature / np.log(10)) if gamma == -1 else 0
     with mp.workdps(60 + cancelled):
-        z = [mp.mpf(float(v)) / mp.mpf(temperature) for v in z]
+        z = [mp.mpf(v) / mp.mpf(temperature) for v in row]
+        exps = [mp.exp(v) for v in z]
         log_h = []
-        for j, own in enumerate(z):
-            odds = mp.fsum(mp.e ** (v - own) for k, v in enumerate(z) if k != j)  # (1 - q) / q
+        for j, own in enumerate(exps):
+            odds = mp.fsum(v for k, v in enumerate(exps) if k != j) / own  # (1 - q) / q
             log_q = -mp.log1p(odds)
             log_rest = mp.log(odds) + log_q
             log_h.append(log_q - gamma * log_rest - mp.log1p(-gamma * log_q / odds))

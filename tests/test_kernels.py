@@ -14,10 +14,11 @@ JETS = {"nll": reference.nll_jet, "brier": reference.brier_jet}
 
 def true_loss(z, y, tau, gamma, kind):
     """One row's loss at mpmath numbers (τ, γ)."""
-    scaled = [mp.mpf(float(v)) * mp.exp(-tau) for v in z]
+    over_temperature = mp.exp(-tau)
+    exps = [mp.exp(mp.mpf(float(v)) * over_temperature) for v in z]
     log_h = []
-    for j, own in enumerate(scaled):
-        odds = mp.fsum(mp.e ** (v - own) for k, v in enumerate(scaled) if k != j)
+    for j, own in enumerate(exps):
+        odds = mp.fsum(v for k, v in enumerate(exps) if k != j) / own
         log_q = -mp.log1p(odds)
         log_h.append(log_q - gamma * (mp.log(odds) + log_q) - mp.log1p(-gamma * log_q / odds))
     norm = mp.log(mp.fsum(mp.exp(v) for v in log_h))
