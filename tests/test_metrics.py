@@ -84,7 +84,7 @@ def test_each_metric_alone_equals_its_entry(name):
 
 
 @given(cases)
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_binary_scores_in_every_shape(case):
     n, _, seed = case
     z, y = draw(n, 2, seed)
@@ -98,7 +98,7 @@ def test_binary_scores_in_every_shape(case):
 
 
 @given(cases, st.randoms(use_true_random=False))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_rows_and_classes_permute(case, random):
     n, k, seed = case
     z, y = draw(n, k, seed)
@@ -111,7 +111,7 @@ def test_rows_and_classes_permute(case, random):
 
 
 @given(cases)
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_whole_weights_are_repeated_rows(case):
     n, k, seed = case
     z, y = draw(n, k, seed)

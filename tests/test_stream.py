@@ -221,7 +221,7 @@ def test_a_large_table_shows_what_it_is_without_being_read(path, streamed):
 
 
 def test_an_executor_sums_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("focalcal.io.scan.PART_ELEMENTS", (1, 5000))
+    monkeypatch.setattr("focalcal.io.scan.PART_ELEMENTS", (1, 8000))
     for part in range(3):
         write(tmp_path / f"part{part}.parquet", table(seed=part))
     for pattern, options in [("part*.parquet", {}), ("part0.parquet", {"where": "year > 2021 and z_a < 3"})]:
