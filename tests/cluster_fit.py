@@ -35,7 +35,7 @@ class Killer(Executor):
 
 
 def run(folder, pattern):
-    focalcal.io.scan.PART_ELEMENTS = (1, 80_000)  # so that there are several parts a file
+    focalcal.io.scan.PART_ELEMENTS = (1, 16_000)  # so that there are several parts a file
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR

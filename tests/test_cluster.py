@@ -29,20 +29,20 @@ def pattern(tmp_path_factory):
     """Four files of two to five row groups each."""
     folder = tmp_path_factory.mktemp("parts")
     for part in range(PARTS):
-        n = 40_000 + 7000 * part
+        n = 8000 + 1400 * part
         z, y = draw(n, K, seed=part)
         table = {f"z{j}": z[:, j].astype(np.float32) for j in range(K)}
         pq.write_table(
             pa.table(table | {"y": y, "part": [f"part {part}"] * n}),
             folder / f"{part}.parquet",
-            row_group_size=20_000,
+            row_group_size=4000,
         )
     return str(folder / "*.parquet")
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr("focalcal.io.scan.PART_ELEMENTS", (1, 20_000 * K))
+    monkeypatch.setattr("focalcal.io.scan.PART_ELEMENTS", (1, 4000 * K))
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +123,18 @@ def test_files_in_another_order(pattern, local):
 
 def run_on_cluster(folder, pattern):
     script = Path(__file__).parent / "cluster_fit.py"
+    settings = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "DASK_CONFIG": str(folder),
+        "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver",  # imports what workers need once
+    }
     ran = subprocess.run(
         [sys.executable, str(script), str(folder), pattern],
         capture_output=True,
         text=True,
         timeout=180,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "DASK_CONFIG": str(folder)},
+        env=os.environ | settings,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

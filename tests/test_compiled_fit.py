@@ -122,7 +122,8 @@ def test_derivatives_of_confident_rows_are_true(gap, gamma):
     z = [gap, 0.0, -1.5]
 
     def loss(tau: mp.mpf, g: mp.mpf) -> mp.mpf:
-        q = [mp.e ** (v * mp.e**-tau) for v in z]
+        over_temperature = mp.exp(-tau)
+        q = [mp.exp(v * over_temperature) for v in z]
         total = mp.fsum(q)
         odds = [(total - v) / v for v in q]
         h = [1 / (1 + o) / (o / (1 + o)) ** g / (1 + g * mp.log1p(o) / o) for o in odds]
