@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from focalcal.experiments import train as training  # noqa: E402
 from focalcal.experiments.datasets import open_dataset  # noqa: E402
 from focalcal.experiments.recipes import LOSSES, Recipe, from_dict, published, small  # noqa: E402
 from focalcal.experiments.train import train  # noqa: E402
+from ranks import run_two_ranks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -145,28 +144,14 @@ def test_a_checkpoint_of_another_recipe_and_a_loss_that_explodes(digits, tmp_pat
         train(replace(RECIPE, rate=1e20, clip=1e20), digits, tmp_path / "other")
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from focalcal.experiments.datasets import open_dataset
-from focalcal.experiments.recipes import Recipe
-from focalcal.experiments.train import train
-torch.distributed.init_process_group("gloo")
-recipe = Recipe("digits", "small_cnn", "ce", 3, reduction={reduction!r}, **{own!r})
-train(recipe, open_dataset("digits").smaller(150), Path(sys.argv[1]))
-"""
+def rank_of_two(rank, folder):
+    train(replace(RECIPE, reduction="sum"), open_dataset("digits").smaller(150), Path(folder))
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(digits, tmp_path):
     train(replace(RECIPE, reduction="sum"), digits, tmp_path / "one")
-    text = PROGRAM.format(reduction="sum", own=OWN)
-    program = [sys.executable, "-c", text, str(tmp_path / "two")]
-    own = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "WORLD_SIZE": "2"}
-    runs = [subprocess.Popen(program, env=own | {"RANK": str(rank)}) for rank in range(2)]
-    assert [run.wait(timeout=300) for run in runs] == [0, 0]
+    run_two_ranks(rank_of_two, tmp_path, str(tmp_path / "two"))
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     for name, tensor in one[0].items():
         torch.testing.assert_close(two[0][name], tensor, rtol=1e-3, atol=1e-4)
