@@ -119,7 +119,8 @@ def test_batches_in_other_processes():
     problem = Problem()
     loss = fnn.FocalLoss(2.0)
     here = measure(problem.net, loss, problem.batches, eigenvalues=1, budget=20).to_dict()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])  # as in `ranks`: imported once for all tests
     with ProcessPoolExecutor(1, mp_context=context) as processes:
         there = measure(
             problem.net, loss, problem.batches, eigenvalues=1, budget=20, executor=processes
