@@ -19,8 +19,9 @@ help: ## Show what there is to make
 demo: $(VENV)/.demo ## Train, calibrate and judge a small network on handwritten digits
 	@$(BIN)/focalcal demo --output-dir focalcal-demo
 
+# One thread for PyTorch: on tensors as small as the tests' more of them only wait for each other.
 test: lint sanitize browser ## Run every check; the tests come last
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
