@@ -379,7 +379,7 @@ class TestHelp:
         assert sorted(commands) == sorted(
             [
                 *("fit", "apply", "export", "evaluate", "report", "compare", "test"),
-                *("curvature", "explore", "figures", "demo"),
+                *("curvature", "reproduce", "explore", "figures", "demo"),
             ]
         )
         for command in commands.values():
