@@ -38,13 +38,13 @@ def minimise_ece(
     scale = 1.0 if 0.25 <= math.exp(tau) <= 4 else math.exp(tau)
     inside = (0.0,) if gammas is None else tuple(g for g in GRID_GAMMAS if gammas[0] <= g <= gammas[1])
     cells = [(float(t), g) for t in GRID_TEMPERATURES * scale for g in inside]
-    errors = errors_at(part, cells)
+    errors = _errors(part, cells)
     steps = (0.05 * scale, 0.25)
     for _ in range(_ROUNDS):
         best = sorted(cells, key=errors.__getitem__)[:_BEST]
         steps = (steps[0] / _FINER, steps[1] / _FINER)
         cells = [*best, *(new for cell in best for new in _around(cell, steps, gammas))]
-        errors |= errors_at(part, [cell for cell in dict.fromkeys(cells) if cell not in errors])
+        errors |= _errors(part, [cell for cell in dict.fromkeys(cells) if cell not in errors])
     temperature, gamma = min(errors, key=errors.__getitem__)
     return (math.log(temperature), gamma), errors[temperature, gamma]
 
@@ -61,7 +61,7 @@ def _around(
     ]
 
 
-def errors_at(part: ArrayRows, cells: list[tuple[float, float]]) -> dict[tuple[float, float], float]:
+def _errors(part: ArrayRows, cells: list[tuple[float, float]]) -> dict[tuple[float, float], float]:
     """Return the ECE of each (T, γ); the softmax of one T serves all its γ."""
     by_temperature: dict[float, list[float]] = {}
     for temperature, gamma in cells:
