@@ -128,3 +128,17 @@ def test_scores_of_another_width_are_refused_after_loading(saved):
     _, path, z = saved
     with pytest.raises(ValueError, match="one column for each of the 3 classes"):
         load(path).transform(z[:, :2])
+
+
+def test_tables_of_numbers_take_one_line_a_row(tmp_path):
+    from focalcal import FocalMatrixScaling
+
+    z, y = drawn(200, 3, 2.0, seed=2)
+    names = np.array(["a [\n 1,\n 2]", "b", "[\n 3]"])  # which must not be taken for tables
+    cal = FocalMatrixScaling(penalty=1.0, classes=names).fit(z, names[y])
+    cal.save(tmp_path / "c.json")
+    text = (tmp_path / "c.json").read_text()
+    assert sum(line.strip().startswith("[") for line in text.splitlines()) == 3
+    again = load(tmp_path / "c.json")
+    np.testing.assert_array_equal(again.matrix_, cal.matrix_)
+    assert again.classes_.tolist() == names.tolist()

@@ -10,10 +10,10 @@ from scipy.special import log_softmax
 from scipy.stats import chi2
 
 from focalcal import FocalTemperatureScaling, TemperatureScaling, focal_map
-from focalcal.calibrators import profile as module
 from focalcal.calibrators.objective import SumLosses
-from focalcal.calibrators.profile import profile
-from focalcal.calibrators.surface import SumManyLosses
+from focalcal.calibrators.temperature import profile as module
+from focalcal.calibrators.temperature.profile import profile
+from focalcal.calibrators.temperature.surface import SumManyLosses
 from focalcal.rows import Block, as_rows
 from predictions import draw
 
@@ -202,7 +202,7 @@ def test_no_optimum_no_profile(z, y):
     assert profile(rows_of(z, np.array(y))) is None
 
 
-@pytest.mark.filterwarnings("ignore:Temperature and gamma are not identifiable")
+@pytest.mark.filterwarnings("ignore:The parameters are not identifiable")
 def test_two_classes_have_a_long_region(sample):
     z, y = draw(500, 2, temperature=1.5)
     found = profile(rows_of(z, y), FocalTemperatureScaling().fit(z, y))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from focalcal import TemperatureScaling, evaluate
-from focalcal.calibrators.profile import Place, Profile, profile
+from focalcal.calibrators.temperature.profile import Place, Profile, profile
 from focalcal.intervals.estimate import Estimate
 from focalcal.reporting.advice import Facts, advise
 from focalcal.reporting.classes import class_errors
@@ -193,7 +193,7 @@ def test_classes_are_named_only_beyond_chance(base):
     assert re.search(
         r"^[67] of 20 classes .* where about 1 would by chance: c\d, c\d, c\d and [34] more", item.why
     )
-    assert "One temperature moves all classes alike" in item.why
+    assert "What moves all classes alike, as one temperature does, cannot mend that" in item.why
     assert "One temperature" not in advise(facts(6, {"calibrator": "MatrixScaling"}))[1].why
     assert whats(facts(2, n_classes=2)) == ["Use “b”"]  # they mirror each other
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from cases import drawn, load_scores, needs_data, score_files
 from focalcal import CalibrationWarning, FocalTemperatureScaling, TemperatureScaling, focal_map
-from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES, equal_mass_ece
+from focalcal.calibrators.temperature.ece_search import GRID_GAMMAS, GRID_TEMPERATURES, equal_mass_ece
 
 BOTH = [TemperatureScaling, FocalTemperatureScaling]
 
@@ -426,3 +426,16 @@ def test_repr_tells_parameters_and_diagnostics():
     assert "gamma=" in text
     assert "n=400" in text
     assert "worse than chance" in repr(quiet(TemperatureScaling(), -z, y))
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [(1.0, 1.0), (0.01, 0.01 * np.log(49) / np.log(101)), (3.0, 3 * np.log(49) / np.log(101))],
+)
+def test_rows_without_an_error_do_not_raise_confidence_without_need(unit, expected):
+    """100 rows right at p = .98: Laplace's rule would have .99 without need; in small units there is need."""
+    y = np.arange(100) % 2
+    z = np.where(np.arange(2) == y[:, None], np.log(49.0), 0.0)
+    with pytest.warns(CalibrationWarning, match="perfectly separable"):
+        cal = TemperatureScaling().fit(unit * z, y)
+    assert cal.temperature_ == pytest.approx(expected, rel=1e-6)

@@ -20,7 +20,7 @@ _HOME = {
     "TemperatureScaling": "calibrators",
     "FocalTemperatureScaling": "calibrators",
     "load": "calibrators",
-    "to_onnx": "calibrators.onnx_export",
+    "to_onnx": "calibrators.onnx.export",
     "evaluate": "verdicts.appraisal",
     "nll": "metrics",
     "brier": "metrics",

@@ -19,6 +19,15 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def check_method_criterion(method: str, criterion: str, with_criterion: tuple[str, ...]) -> None:
+    """Check that a method of fitting can minimise what is asked for."""
+    if criterion != "nll" and method not in with_criterion:
+        raise ValueError(
+            f"Expected no criterion but nll with the method {method!r}, got {criterion!r}. Leave it out, or "
+            f"choose one of the methods {', '.join(with_criterion)}."
+        )
+
+
 def check_temperature(temperature: float) -> float:
     """Check that a temperature is positive and finite."""
     if not (math.isfinite(temperature) and temperature > 0):
@@ -54,6 +63,13 @@ def check_count(name: str, count: int) -> int:
     return int(count)
 
 
+def check_several(name: str, count: int) -> int:
+    """Check a number of things of which one is too few."""
+    if check_count(name, count) < 2:
+        raise ValueError(f"Expected {name} to be at least 2, got {count}. The default does for most data.")
+    return int(count)
+
+
 def check_share(name: str, share: float) -> float:
     """Check a share of rows."""
     if not 0 < share <= 1:
@@ -80,6 +96,20 @@ def check_positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
         raise ValueError(f"Expected {name} finite and above 0, got {value!r}. Choose 0.01, for example.")
     return float(value)
+
+
+def check_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Check the shape of a fitted parameter, which a file that was read may have lost."""
+    found = getattr(value, "shape", ())
+    if found != shape:
+        raise ValueError(f"Expected {name} of shape {shape}, got {found}. Fit again.")
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Check that a fitted parameter, or each number of it, is in a closed range."""
+    least, most = (float(value.min()), float(value.max())) if hasattr(value, "min") else (value, value)
+    if not low <= least <= most <= high:
+        raise ValueError(f"Expected {name} from {low:g} to {high:g}, got {least:g} to {most:g}. Fit again.")
 
 
 def check_neighbours(count: int) -> None:
@@ -164,3 +194,14 @@ def optional_module(module: str, who: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(f"{who} needs {package}: pip install 'focalcal[{extra}]'") from error
+
+
+def check_candidates(methods: Any) -> tuple[Any, ...]:
+    """Check what `fit_best` is to choose among."""
+    found = tuple(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else ()
+    if not found or not all(hasattr(one, "_cross_fit") and not isinstance(one, type) for one in found):
+        raise ValueError(
+            f"Expected methods as unfitted calibrators, the simplest first, got {methods!r}. Pass e.g. "
+            "[TemperatureScaling(), FocalMatrixScaling()]."
+        )
+    return found

@@ -85,7 +85,7 @@ def test_the_hessian_is_that_of_the_mean_loss():
     np.testing.assert_allclose(found.eigenvectors * found.eigenvalues @ found.eigenvectors.T, found.hessian)
 
 
-@pytest.mark.filterwarnings("ignore:Temperature and gamma are not identifiable:focalcal.CalibrationWarning")
+@pytest.mark.filterwarnings("ignore:The parameters are not identifiable:focalcal.CalibrationWarning")
 def test_two_classes_cannot_tell_temperature_and_gamma_apart():
     many = calibrator_curvature(FocalTemperatureScaling().fit(*scores()), *scores())
     X, y = scores(n=600, k=2)

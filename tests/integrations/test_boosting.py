@@ -196,7 +196,7 @@ def test_the_map_gives_back_the_posterior_of_the_population(library, n_classes):
     np.testing.assert_allclose(np.exp(focal_map(z, 2.0)), posterior, atol=2e-3)
 
 
-@pytest.mark.filterwarnings("ignore:Temperature and gamma are not identifiable")  # of three rows
+@pytest.mark.filterwarnings("ignore:The parameters are not identifiable")  # of three rows
 def test_a_calibrator_of_raw_scores_finds_the_map():
     xgb = pytest.importorskip("xgboost", reason="xgboost is an optional library")
     X, y, posterior = known_population(3)

@@ -6,12 +6,21 @@ import os
 
 from focalcal.calibrators import artefact
 from focalcal.calibrators.base import Calibrator
-from focalcal.calibrators.temperature import FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling, TemperatureScaling
 
-__all__ = ["Calibrator", "FocalTemperatureScaling", "TemperatureScaling", "load"]
+__all__ = [
+    "Calibrator",
+    "FocalTemperatureScaling",
+    "TemperatureScaling",
+    "load",
+]
 
 _FAMILIES: dict[str, type[Calibrator]] = {
-    family.__name__: family for family in (TemperatureScaling, FocalTemperatureScaling)
+    family.__name__: family
+    for family in (
+        TemperatureScaling,
+        FocalTemperatureScaling,
+    )
 }
 
 

@@ -6,20 +6,23 @@ import math
 import os
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import focalcal
 from focalcal._validate import CalibrationWarning, as_scores, check_input, class_count
 from focalcal.calibrators import artefact
-from focalcal.calibrators.diagnostics import Diagnostics, Fitted
+from focalcal.calibrators.diagnostics import Diagnostics, Fitted, Value
+from focalcal.calibrators.held_out import HeldOut, map_rows
 from focalcal.calibrators.objective import Objective
-from focalcal.rows import ArrayRows, as_rows, is_source
+from focalcal.calibrators.ranking import Ranked
+from focalcal.rows import ArrayRows, Rows, as_rows, is_source
 
 
 class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -28,8 +31,12 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
     #: Names of the fitted parameters; each becomes an attribute with a trailing underscore.
     _parameter_names: tuple[str, ...] = ()
 
+    #: Rows whose label is not on top below which `fit_best` does not consider it.
+    _fewest_errors = 0
+
     input: str
     classes: Any
+    ranking_: list[Ranked]  # of `fit_best` alone
 
     @abstractmethod
     def _check_settings(self) -> None:
@@ -43,9 +50,16 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
     def _estimate(self, objective: Objective) -> Fitted:
         """Fit the parameters."""
 
-    @abstractmethod
     def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
         """Map scores (n, K) or (n,) to calibrated log-probabilities, or to probabilities; check values."""
+        return map_rows(scores, check_input(self.input), self._recalibrate, probabilities=probabilities)
+
+    @abstractmethod
+    def _recalibrate(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map log-probabilities (b, K), all finite, to calibrated ones that need not be normalised.
+
+        A family that maps the scores themselves, by `_map`, does without.
+        """
 
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, executor: Executor | None = None
@@ -80,6 +94,13 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
         CalibrationWarning
             For each of the `diagnostics_.messages()`.
         """
+        rows, classes = self._read(X, y, sample_weight, executor)
+        return self._take(self._estimate(Objective(rows)), rows, classes, stacklevel=3)
+
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any, executor: Executor | None
+    ) -> tuple[Rows, NDArray[Any]]:
+        """Check the settings and what `fit` is given; return the rows and the class of each column."""
         if y is None and not is_source(X):
             raise ValueError(
                 f"Expected labels: {type(self).__name__} requires y to be passed, but the target y is None."
@@ -91,18 +112,34 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
             validate_data(self, _table(X, rows.scores), skip_check_array=True)
         else:
             self.n_features_in_ = rows.n_classes
-        fitted = self._estimate(Objective(rows))
+        return rows, classes
+
+    def _take(self, fitted: Fitted, rows: Rows, classes: NDArray[Any], stacklevel: int) -> Self:
+        """Take what a fit found, and warn of what needs to be known."""
         self.classes_, self.n_fit_ = classes, rows.n
         self._set(fitted.parameters, fitted.stderr)
         self.diagnostics_ = fitted.diagnostics
         for message in fitted.diagnostics.messages():
-            warnings.warn(message, CalibrationWarning, stacklevel=2)
+            warnings.warn(message, CalibrationWarning, stacklevel=stacklevel)
         return self
 
-    def _set(self, parameters: dict[str, float], stderr: dict[str, float]) -> None:
+    def _cross_fit(self, held: HeldOut, fold: NDArray[np.int64]) -> tuple[Fitted, NDArray[np.float64]]:
+        """Fit all rows; return that and the losses (n,), in nats, of rows by fits without their fold."""
+        losses = np.empty(held.n)
+        for k in range(int(fold.max()) + 1):
+            inside, outside = held.part(fold != k), held.part(fold == k)
+            one = clone(self).set_params(input="logits")
+            fitted = one._estimate(inside.objective())
+            one._set(fitted.parameters, fitted.stderr)
+            losses[fold == k] = outside.losses(
+                np.asarray(one._map(outside.scores, probabilities=False), np.float64)
+            )
+        return self._estimate(held.objective()), losses
+
+    def _set(self, parameters: Mapping[str, Value], stderr: Mapping[str, Value]) -> None:
         for name in self._parameter_names:
             setattr(self, f"{name}_", parameters[name])
-        self.stderr_ = stderr
+        self.stderr_ = dict(stderr)
 
     def transform(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return calibrated log-probabilities.
@@ -157,12 +194,12 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
             "version": focalcal.__version__,
             "input": self.input,
             "settings": settings,
-            "parameters": {name: float(getattr(self, f"{name}_")) for name in self._parameter_names},
-            "stderr": {k: v if math.isfinite(v) else None for k, v in self.stderr_.items()},
+            "parameters": {name: artefact.plain(getattr(self, f"{name}_")) for name in self._parameter_names},
+            "stderr": {name: artefact.plain(value) for name, value in self.stderr_.items()},
             "n_fit": self.n_fit_,
             "classes": self.classes_.tolist(),
             "diagnostics": self.diagnostics_.to_dict(),
-        }
+        } | ({"ranking": [one.to_dict() for one in self.ranking_]} if hasattr(self, "ranking_") else {})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artefact as JSON, aside and then renamed."""
@@ -170,12 +207,13 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
 
     def _restore(self, saved: dict[str, Any]) -> Self:
         """Take fitted state from an artefact that `artefact.read` has checked."""
+        self.classes_, self.n_fit_ = np.array(saved["classes"]), saved["n_fit"]
         missing = [name for name in self._parameter_names if name not in saved["parameters"]]
         if missing:
             raise ValueError(f"Expected the parameters {missing} of a {type(self).__name__}. Fit again.")
         self._set(
-            {name: float(saved["parameters"][name]) for name in self._parameter_names},
-            {k: math.nan if v is None else float(v) for k, v in saved["stderr"].items()},
+            {name: artefact.value(saved["parameters"][name]) for name in self._parameter_names},
+            {name: artefact.value(value) for name, value in saved["stderr"].items()},
         )
         check_input(self.input)
         self._check_settings()
@@ -186,18 +224,23 @@ class Calibrator(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ign
             **facts
             | {"at_bound": tuple(facts.get("at_bound", ())), "loss": math.nan if loss is None else loss}
         )
-        self.classes_, self.n_fit_ = np.array(saved["classes"]), saved["n_fit"]
+        if "ranking" in saved:
+            self.ranking_ = [Ranked.from_dict(one) for one in saved["ranking"]]
         return self
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         text: str = super().__repr__(N_CHAR_MAX)
         if not hasattr(self, "diagnostics_"):
             return text
-        values = ", ".join(
-            f"{name}={getattr(self, name + '_'):.4g}±{self.stderr_[name]:.2g}"
-            for name in self._parameter_names
-        )
+        values = ", ".join(self._shown(name) for name in self._parameter_names)
         return "\n  ".join([f"{text}: {values}, n={self.n_fit_}", *self.diagnostics_.messages()])
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, f"{name}_")
+        if isinstance(value, np.ndarray):
+            return f"{name}{list(value.shape)}"
+        error = f"±{self.stderr_[name]:.2g}" if name in self.stderr_ else ""
+        return f"{name}={value:.4g}{error}"
 
 
 def _table(X: Any, scores: NDArray[Any]) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,11 @@ class Diagnostics:
     iterations : int
         Passes over all rows, after the starts that were tried on a part of them.
     at_bound : tuple of str
-        Parameters that ended at a bound.
+        Parameters that ended at a bound of their search, not at the end of what they can mean.
     separable : bool
         No row is wrong: the likelihood has no maximum.
     worse_than_chance : bool
-        The scores point away from the labels: the best temperature is infinite.
+        The scores point away from the labels: the best temperature is infinite, the best slope negative.
     identifiable : bool
         The data tell the parameters apart.
     unseen_classes : int
@@ -49,13 +53,15 @@ class Diagnostics:
         if self.separable:
             said.append(
                 "Every label has the largest score: the data are perfectly separable and the likelihood has "
-                "no maximum. The temperature was set so that the mean loss is that of Laplace's rule of "
-                "succession, log((n+2)/(n+1)). Fit on rows that the model has not been trained on."
+                "no maximum. A temperature was set so that the mean loss is that of Laplace's rule of "
+                "succession, log((n+2)/(n+1)), or to 1 if it would be lower without need; other parameters "
+                "rest on their family's smoothing. Fit on rows that the model has not been trained on."
             )
         if self.worse_than_chance:
             said.append(
-                "The scores are worse than chance: the temperature is at its upper bound and probabilities "
-                "become uniform. Check that labels and columns belong together, and the sign of the scores."
+                "The scores are worse than chance: they fall where the labels are (a temperature is at its "
+                "upper bound, and probabilities become uniform). Check that labels and columns belong "
+                "together, and the sign of the scores."
             )
         elif self.at_bound and not self.separable:
             said.append(f"At a bound: {', '.join(self.at_bound)}. The optimum may lie beyond it.")
@@ -63,9 +69,9 @@ class Diagnostics:
             said.append("The fit did not converge; the parameters are the best that was found.")
         if not self.identifiable:
             said.append(
-                "Temperature and gamma are not identifiable together from these data (with two classes and "
-                "gamma > 0 they never are): other pairs fit as well, and the parameters mean nothing singly. "
-                "The calibrated probabilities are not affected."
+                "The parameters are not identifiable together from these data (with two classes, temperature "
+                "and gamma > 0 never are): others fit as well, and they mean nothing singly. The calibrated "
+                "probabilities are not affected."
             )
         if self.unseen_classes:
             said.append(f"{self.unseen_classes} of the classes have no row in the fit.")
@@ -77,9 +83,13 @@ class Diagnostics:
         return facts | {"loss": self.loss if math.isfinite(self.loss) else None}
 
 
-class Fitted(NamedTuple):
-    """What a family's fit returns: parameters, their standard errors, and how it went."""
+#: A parameter or its standard error: a number, or an array of them.
+Value = float | NDArray[np.float64]
 
-    parameters: dict[str, float]
-    stderr: dict[str, float]
+
+class Fitted(NamedTuple):
+    """What a family's fit returns: parameters, the standard errors it knows, and how it went."""
+
+    parameters: Mapping[str, Value]
+    stderr: Mapping[str, Value]
     diagnostics: Diagnostics

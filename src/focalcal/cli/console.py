@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,21 +45,35 @@ def show_notes(notes: Sequence[str]) -> None:
 
 
 def show_fit(calibrator: Any, description: str) -> None:
-    """Write the fitted parameters with their standard errors."""
-    name = {
-        "TemperatureScaling": "Temperature scaling",
-        "FocalTemperatureScaling": "Focal temperature scaling",
-    }
-    kind = type(calibrator).__name__
-    show_lines(f"{name.get(kind, kind)}, fitted by {calibrator.criterion.upper()} on {description}")
+    """Write the fitted parameters with their standard errors; of tables of numbers, the size."""
+    from focalcal.calibrators import artefact
+
+    words = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(calibrator).__name__).capitalize()
+    criterion = calibrator.diagnostics_.criterion
+    shown = criterion.replace("nll", "NLL") if " " in criterion else criterion.upper()
+    show_lines(f"{words}, fitted by {shown} on {description}")
     table = _table("", "value", "stderr")
     fitted = calibrator.to_dict()
-    for parameter, value in fitted["parameters"].items():
-        stderr = fitted["stderr"].get(parameter)
-        table.add_row(parameter, f"{value:.4f}", "unknown" if stderr is None else f"{stderr:.4f}")
+    for name, value, stderr, size in artefact.parameters(fitted):
+        known = "unknown" if stderr is None else f"{stderr:.4f}"
+        table.add_row(name, size if value is None else f"{value:.4f}", "" if value is None else known)
     _console().print(table)
+    if fitted.get("ranking"):
+        _show_ranking(calibrator.ranking_)
     classes = [str(one) for one in fitted["classes"]]
     show_lines("classes: " + ", ".join(classes if len(classes) <= 10 else [*classes[:9], "…", classes[-1]]))
+
+
+def _show_ranking(ranking: Sequence[Any]) -> None:
+    """Write how the candidates did on rows left out, and which was taken."""
+    table = _table("", "log loss, rows left out", "above the lowest")
+    for one in ranking:
+        name = f"[bold]{one.name}[/] (chosen)" if one.chosen else one.name
+        above = f"{one.excess.value:.4f} [dim]± {one.excess.stderr:.4f}[/]" if one.excess.stderr else ""
+        loss = f"{one.loss.value:.4f} [dim]\\[{one.loss.low:.4f}, {one.loss.high:.4f}][/]"
+        table.add_row(name, loss, above)
+    _console().print(table)
+    show_lines("The simplest within one standard error of the lowest is chosen.")
 
 
 def show_evaluations(evaluations: Mapping[str, Any]) -> None:

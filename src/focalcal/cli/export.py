@@ -36,7 +36,7 @@ def export(
       focalcal export cal.json --model classifier.onnx -o calibrated.onnx
     """
     from focalcal.calibrators import load
-    from focalcal.calibrators.onnx_export import to_onnx
+    from focalcal.calibrators.onnx.export import to_onnx
     from focalcal.cli import console
 
     graph = to_onnx(load(calibrator), output, dtype=dtype, model=model).graph

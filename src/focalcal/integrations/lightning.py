@@ -156,7 +156,8 @@ class CalibrationCallback(_callback()):  # type: ignore[misc]
         raw, calibrated = self.evaluations_["raw"], self.evaluations_["calibrated"]
         values = {f"val_{name}": raw[name].value for name in ("nll", "ece")}
         values |= {f"val_{name}_calibrated": calibrated[name].value for name in ("nll", "ece")}
-        pl_module.log_dict(values | saved["parameters"], sync_dist=True)
+        values |= {one.name: one.value for one in artefact.parameters(saved) if one.value is not None}
+        pl_module.log_dict(values, sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fitted calibrator as plain values, for the checkpoint."""

@@ -15,7 +15,7 @@ import numpy as np
 
 import focalcal
 from focalcal._settings import check_class_names, check_evaluations, optional_module
-from focalcal.calibrators.profile import Profile
+from focalcal.calibrators.temperature.profile import Profile
 from focalcal.io.files import written_aside
 from focalcal.reporting.advice import Facts, advise
 from focalcal.reporting.classes import class_errors
@@ -72,7 +72,7 @@ def report(
         Of the first evaluation's predictions with the last's, as `focalcal.compare` returns it. Without it
         the verdict takes both intervals at their ends.
     profile : Profile, optional
-        As of `focalcal.calibrators.profile.profile`, on the rows that were judged.
+        As of `focalcal.calibrators.temperature.profile.profile`, on the rows that were judged.
     flags : sequence of str, optional
         Options of the command line in pairs that name the table's columns, e.g. ``["--logits", "z*"]``: the
         commands that the page proposes have them.

@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import binom
 
-from focalcal.calibrators.profile import Profile
+from focalcal.calibrators.temperature.profile import Profile
 from focalcal.intervals.gap_interval import error_by_chance
 from focalcal.plots import percent
 from focalcal.reporting.classes import Classes
@@ -32,7 +32,14 @@ _SURE = 0.05
 _LISTED = 3
 
 #: Calibrators that treat every class alike.
-_COMMON = ("TemperatureScaling", "FocalTemperatureScaling")
+_COMMON = (
+    "TemperatureScaling",
+    "FocalTemperatureScaling",
+    "MixedTemperatureScaling",
+    "EnsembleTemperatureScaling",
+    "OrderPreservingCalibration",
+    "SplineCalibration",
+)
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,8 @@ def _of_classes(facts: Facts) -> Iterator[Advice]:
         return
     common = facts.artefact is None or facts.artefact["calibrator"] in _COMMON
     cure = (
-        " One temperature moves all classes alike and cannot mend that. A calibrator with parameters for "
-        "each class (vector, matrix or Dirichlet scaling) can, given enough rows of each."
+        " What moves all classes alike, as one temperature does, cannot mend that. A calibrator with "
+        "parameters for each class (vector, matrix or Dirichlet scaling) can, given enough rows of each."
         if common
         else ""
     )

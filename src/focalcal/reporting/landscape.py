@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import CubicHermiteSpline, RectBivariateSpline
 
-from focalcal.calibrators.profile import Place, Profile
+from focalcal.calibrators.temperature.profile import Place, Profile
 from focalcal.reporting.svg import (
     Array,
     Scale,

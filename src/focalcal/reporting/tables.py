@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from focalcal.calibrators.artefact import parameters as artefact_parameters
 from focalcal.intervals.estimate import Estimate
 from focalcal.plots import percent
 from focalcal.reporting.classes import Classes
@@ -36,15 +37,64 @@ _METRICS = {
 #: Metrics that are shown without asking where there are more than `_FOLDED`.
 _SHOWN, _FOLDED = 6, 8
 
+_ONE_VS_REST = " With more than two classes, the answers were divided by their sum."
+
 _FITS = {
     "TemperatureScaling": "Every row of logits was divided by one temperature T before the softmax.",
     "FocalTemperatureScaling": (
         "Every row of logits was divided by one temperature T before the softmax, and the focal calibration "
         "map with parameter γ was applied to the result (γ = 0 is temperature scaling)."
     ),
+    "MixedTemperatureScaling": (
+        "Every row of logits was divided by one temperature T before the softmax, and the result was mixed "
+        "with a share λ of equal probabilities."
+    ),
+    "EnsembleTemperatureScaling": (
+        "Three kinds of probabilities were mixed by weight: those of logits divided by one temperature T, "
+        "the model's own, and equal ones."
+    ),
+    "PlattScaling": f"A line was put through each class's log-odds, a logistic regression.{_ONE_VS_REST}",
+    "BetaCalibration": (
+        "A logistic regression on log p and −log(1 − p) was put in the place of each class's "
+        f"probability.{_ONE_VS_REST}"
+    ),
+    "HistogramBinning": (
+        "Each class's probability was replaced by the share of hits among the rows of the fit in the same "
+        f"bin.{_ONE_VS_REST}"
+    ),
+    "IsotonicCalibration": (
+        f"Each class's probability was mapped by the best function that never falls.{_ONE_VS_REST}"
+    ),
+    "SplineCalibration": (
+        "The log-odds of the top class (of the second of two) were mapped by a smooth curve, and the other "
+        "classes share the rest in proportion."
+    ),
+    "OrderPreservingCalibration": (
+        "One increasing function was applied to every logit, counted from the row's largest, before the "
+        "softmax."
+    ),
+    "VectorScaling": "Each class's log-probability got a slope and a bias of its own before the softmax.",
+    "StructuredVectorScaling": (
+        "After temperature scaling each class's log-probability got a slope and a bias of its own, held back "
+        "by a fixed penalty."
+    ),
+    "MatrixScaling": "The log-probabilities were mapped by a matrix and a bias, held back by a penalty.",
+    "StructuredMatrixScaling": (
+        "After temperature scaling the log-probabilities were mapped by a matrix and a bias, held back by "
+        "fixed penalties."
+    ),
+    "DirichletCalibration": (
+        "The log-probabilities were mapped by a matrix, whose entries off the diagonal are held back, and a "
+        "bias."
+    ),
+    "FocalMatrixScaling": (
+        "After temperature scaling the log-probabilities were mapped by a matrix and a bias, shrunk as far "
+        "as rows left out of the fit asked for; then came a temperature for each row, by how sure it is, "
+        "and the focal calibration map with parameter γ."
+    ),
 }
 
-_SYMBOLS = {"temperature": "T", "gamma": "γ"}
+_SYMBOLS = {"temperature": "T", "gamma": "γ", "share": "λ"}
 
 Cell = dict[str, Any]
 
@@ -188,15 +238,14 @@ def bin_rows(evaluation: Evaluation, low: Any, high: Any) -> list[dict[str, str]
 
 def describe_fit(artefact: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the report says of a calibrator, from its artefact."""
-    errors = artefact.get("stderr", {})
     parameters = [
         {
             "symbol": _SYMBOLS.get(name, name),
             "name": name,
-            "value": number(value, 4),
-            "stderr": _error(errors, name),
+            "value": size if value is None else number(value, 4),
+            "stderr": "" if value is None else "unknown" if stderr is None else f"{stderr:.2g}",
         }
-        for name, value in artefact["parameters"].items()
+        for name, value, stderr, size in artefact_parameters(artefact)
     ]
     classes = [shown(name) for name in artefact.get("classes", [])]
     return {
@@ -210,8 +259,3 @@ def describe_fit(artefact: Mapping[str, Any]) -> dict[str, Any]:
         "more": max(len(classes) - 30, 0),
         "version": artefact.get("version", "unknown"),
     }
-
-
-def _error(errors: Mapping[str, Any], name: str) -> str:
-    value = errors.get(name)
-    return f"{value:.2g}" if value is not None and np.isfinite(value) else "unknown"

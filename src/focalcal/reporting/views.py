@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from focalcal.calibrators.profile import Place, Profile
+from focalcal.calibrators.temperature.profile import Place, Profile
 from focalcal.intervals.estimate import Estimate
 from focalcal.intervals.resample import wilson_interval
 from focalcal.reporting.classes import ClassErrors, Classes, one_class

@@ -11,8 +11,8 @@ from focalcal._settings import check_choice, check_gamma, check_temperature
 from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Fitted
-from focalcal.calibrators.fitting import fit_temperature
 from focalcal.calibrators.objective import Objective
+from focalcal.calibrators.temperature.fitting import fit_temperature
 from focalcal.maps import map_scores
 
 _CRITERIA = ("nll", "brier", "ece")

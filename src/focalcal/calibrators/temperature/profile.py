@@ -26,10 +26,10 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.stats import chi2
 
 from focalcal._settings import check_level
-from focalcal.calibrators import surface
-from focalcal.calibrators.newton import Box, minimise
 from focalcal.calibrators.objective import SurveyRows
-from focalcal.calibrators.surface import Losses
+from focalcal.calibrators.temperature import surface
+from focalcal.calibrators.temperature.newton import Box, minimise
+from focalcal.calibrators.temperature.surface import Losses
 from focalcal.rows import Rows
 from focalcal.scores import FitSums
 

@@ -14,8 +14,8 @@ import focalcal
 from focalcal._settings import check_choice, optional_module
 from focalcal._validate import PROBABILITY_FLOOR
 from focalcal.calibrators.base import Calibrator
-from focalcal.calibrators.onnx_graph import DTYPES, Graph, focal_temperature
-from focalcal.calibrators.temperature import FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators.onnx.graph import DTYPES, Graph, focal_temperature
+from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling, TemperatureScaling
 from focalcal.io.files import written_aside
 
 #: What every runtime since 2022 reads; a model that is extended keeps its own.
@@ -172,7 +172,8 @@ def _read(onnx: Any, path: str | os.PathLike[str]) -> Any:
 @singledispatch
 def _log_probs(calibrator: Calibrator, g: Graph, logits: str) -> str:
     raise TypeError(
-        f"Expected a calibrator that ONNX can say, got {type(calibrator).__name__}. Register its graph."
+        f"Expected a calibrator that ONNX can say (TemperatureScaling, FocalTemperatureScaling), got "
+        f"{type(calibrator).__name__}. Use its own transform."
     )
 
 

@@ -10,9 +10,17 @@ import numpy as np
 from scipy.optimize import brentq
 
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
-from focalcal.calibrators.ece_search import minimise_ece
-from focalcal.calibrators.newton import TOLERANCE, Box, Optimum, Point, minimise, newton_step, rounding
 from focalcal.calibrators.objective import Objective, Survey
+from focalcal.calibrators.temperature.ece_search import minimise_ece
+from focalcal.calibrators.temperature.newton import (
+    TOLERANCE,
+    Box,
+    Optimum,
+    Point,
+    minimise,
+    newton_step,
+    rounding,
+)
 from focalcal.rows import FEWEST_ROWS, SAMPLES
 from focalcal.scores import Criterion, FitSums
 
@@ -46,6 +54,9 @@ _SINGULAR = 1e-3
 
 #: Half of χ²₁'s 95 % point: how much a second parameter must lower the summed loss to be kept.
 _WORTH = 1.92
+
+#: Half of χ²₁'s 99 % point: summed loss up to which rows without an error do not ask for more confidence.
+_UNNEEDED = 3.32
 
 Gammas = tuple[float, float] | None
 
@@ -90,7 +101,7 @@ def fit_temperature(objective: Objective, criterion: str, gammas: Gammas) -> Fit
         if (plain.loss - best.loss) * best.sums.weight <= _WORTH:
             best = plain
     point, loss = best.point, best.loss
-    errors = _standard_errors(best)
+    errors = standard_errors(best)
     if criterion == "ece":
         point, loss = minimise_ece(objective, float(point[0]), gammas)
         errors = (math.nan, math.nan)
@@ -252,7 +263,7 @@ def _is_singular(optimum: Optimum, n_classes: int) -> bool:
     return bool(1 - b * b / (a * d) < _SINGULAR) or (n_classes == 2 and optimum.point[1] > 0)
 
 
-def _standard_errors(optimum: Optimum) -> tuple[float, float]:
+def standard_errors(optimum: Optimum) -> tuple[float, float]:
     r"""Return those of (τ, γ) by the sandwich :math:`H^{-1} (\sum w^2 g g^\top) H^{-1}`; NaN where held."""
     a, b, d = optimum.sums.hessian
     inverse = np.full((2, 2), np.nan)
@@ -274,7 +285,7 @@ def _without_optimum(problem: _Problem, survey: Survey, criterion: str) -> Fitte
         pass  # constant scores: any temperature gives the same
     elif survey.misses == 0:
         separable = True
-        tau = _laplace_temperature(problem, survey)
+        tau = _separable_temperature(problem, survey)
     else:
         worse = True
         tau = problem.box.high[0]
@@ -294,8 +305,20 @@ def _without_optimum(problem: _Problem, survey: Survey, criterion: str) -> Fitte
     return _fitted(problem.gammas, tau, 0.0, (math.nan, math.nan), diagnostics)
 
 
+def _separable_temperature(problem: _Problem, survey: Survey) -> float:
+    """Return log T at which the mean NLL is log((n+2)/(n+1)), the loss of the rule of succession.
+
+    If T < 1 would raise confidence for that, and the scores as they are explain rows without an error well
+    enough, log T = 0: on real networks the errors that are missing by chance then cost much less.
+    """
+    tau = _laplace_temperature(problem, survey)
+    if tau < 0 < problem.box.high[0]:
+        whole = _stand_in(problem.objective).sums(0.0, None, "nll").loss * survey.weight
+        return 0.0 if whole <= _UNNEEDED else tau
+    return tau
+
+
 def _laplace_temperature(problem: _Problem, survey: Survey) -> float:
-    """Return log T at which the mean NLL is log((n+2)/(n+1)), the loss of the rule of succession."""
     part = _stand_in(problem.objective)
     target = math.log(math.log1p(1 / (survey.weight + 1)))
 

@@ -1,0 +1,1 @@
+"""Temperature and focal temperature scaling, and the exact fits behind them."""
