@@ -9,11 +9,15 @@ import pytest
 import focalcal
 
 NAMES = [
+    "BetaCalibration",
     "CalibratedClassifier",
     "CalibrationWarning",
     "Estimate",
     "Evaluation",
     "FocalTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicCalibration",
+    "PlattScaling",
     "ReliabilityDisplay",
     "TemperatureScaling",
     "__version__",

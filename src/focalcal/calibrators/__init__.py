@@ -6,11 +6,19 @@ import os
 
 from focalcal.calibrators import artefact
 from focalcal.calibrators.base import Calibrator
+from focalcal.calibrators.one_vs_rest.beta import BetaCalibration
+from focalcal.calibrators.one_vs_rest.histogram import HistogramBinning
+from focalcal.calibrators.one_vs_rest.isotonic import IsotonicCalibration
+from focalcal.calibrators.one_vs_rest.platt import PlattScaling
 from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling, TemperatureScaling
 
 __all__ = [
+    "BetaCalibration",
     "Calibrator",
     "FocalTemperatureScaling",
+    "HistogramBinning",
+    "IsotonicCalibration",
+    "PlattScaling",
     "TemperatureScaling",
     "load",
 ]
@@ -20,6 +28,10 @@ _FAMILIES: dict[str, type[Calibrator]] = {
     for family in (
         TemperatureScaling,
         FocalTemperatureScaling,
+        PlattScaling,
+        BetaCalibration,
+        HistogramBinning,
+        IsotonicCalibration,
     )
 }
 

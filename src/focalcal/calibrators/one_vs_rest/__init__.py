@@ -1,0 +1,1 @@
+"""Families that calibrate each class against the rest."""
