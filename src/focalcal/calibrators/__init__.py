@@ -6,6 +6,10 @@ import os
 
 from focalcal.calibrators import artefact
 from focalcal.calibrators.base import Calibrator
+from focalcal.calibrators.confidence.ensemble import EnsembleTemperatureScaling
+from focalcal.calibrators.confidence.mixed import MixedTemperatureScaling
+from focalcal.calibrators.confidence.order_preserving import OrderPreservingCalibration
+from focalcal.calibrators.confidence.spline import SplineCalibration
 from focalcal.calibrators.one_vs_rest.beta import BetaCalibration
 from focalcal.calibrators.one_vs_rest.histogram import HistogramBinning
 from focalcal.calibrators.one_vs_rest.isotonic import IsotonicCalibration
@@ -15,10 +19,14 @@ from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling
 __all__ = [
     "BetaCalibration",
     "Calibrator",
+    "EnsembleTemperatureScaling",
     "FocalTemperatureScaling",
     "HistogramBinning",
     "IsotonicCalibration",
+    "MixedTemperatureScaling",
+    "OrderPreservingCalibration",
     "PlattScaling",
+    "SplineCalibration",
     "TemperatureScaling",
     "load",
 ]
@@ -32,6 +40,10 @@ _FAMILIES: dict[str, type[Calibrator]] = {
         BetaCalibration,
         HistogramBinning,
         IsotonicCalibration,
+        MixedTemperatureScaling,
+        EnsembleTemperatureScaling,
+        SplineCalibration,
+        OrderPreservingCalibration,
     )
 }
 

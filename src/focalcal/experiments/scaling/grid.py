@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES, equal_mass_ece
 from focalcal.calibrators.objective import split
+from focalcal.calibrators.temperature.ece_search import GRID_GAMMAS, GRID_TEMPERATURES, equal_mass_ece
 from focalcal.engine import row_slices
 from focalcal.kernels import reference
 from focalcal.rows import Block, as_rows

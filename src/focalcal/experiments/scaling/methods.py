@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -11,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, log_softmax, logsumexp
+from scipy.special import log_softmax
 
-from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators import FocalTemperatureScaling, MixedTemperatureScaling, TemperatureScaling
 from focalcal.experiments.scaling.grid import best_cell, grid_losses
 from focalcal.maps import focal_map, temperature_map
 from focalcal.metrics import brier, classwise_ece, ece, nll
@@ -62,7 +60,7 @@ def _mapped(temperature: float, gamma: float) -> Fit:
 
 
 def mixed(logits: Logits, labels: Labels) -> Fit:
-    r"""Fit (1 − λ) softmax(z/T) + λ/K by log loss: as many parameters as focal temperature scaling has.
+    """Fit (1 − λ) softmax(z/T) + λ/K by log loss: as many parameters as focal temperature scaling has.
 
     Parameters
     ----------
@@ -73,45 +71,19 @@ def mixed(logits: Logits, labels: Labels) -> Fit:
     Returns
     -------
     Fit
-        With "temperature" T and "share" λ in (0, 1).
-
-    Notes
-    -----
-    With u = z/T, p the mixed and q the plain probability of the label, the loss −log p has the slopes
-    :math:`(1-\lambda)\frac{q}{p}(u_y - \sum_j q_j u_j)` in log T and
-    :math:`-\lambda(1-\lambda)\frac{1/K - q}{p}` in the log-odds of λ.
+        With "temperature" T and "share" λ in [0, 1].
 
     Examples
     --------
-    A row in five is labelled at random, whatever its logits say:
+    One label in ten is wrong, whether the logits say 20 or 40: a row in five is labelled at random.
 
-    >>> z = np.repeat([[40.0, 0.0]], 10, axis=0)
-    >>> round(mixed(z, np.array([0] * 9 + [1])).parameters["share"], 3)
+    >>> z = np.repeat([[40.0, 0.0], [20.0, 0.0]], 10, axis=0)
+    >>> round(mixed(z, np.array(([0] * 9 + [1]) * 2)).parameters["share"], 3)
     0.2
     """
-    z, rows = logits.astype(np.float64), np.arange(len(labels))
-    flat = 1 / z.shape[1]
-
-    def loss(at: Array) -> tuple[float, Array]:
-        u, share = z / math.exp(at[0]), float(expit(at[1]))
-        q = np.exp(u - logsumexp(u, axis=1, keepdims=True))  # (n, K)
-        of_label = q[rows, labels]
-        p = (1 - share) * of_label + share * flat
-        by_tau = (1 - share) * of_label / p * (u[rows, labels] - (q * u).sum(axis=1))
-        by_share = -share * (1 - share) * (flat - of_label) / p
-        return -float(np.log(p).mean()), np.array([by_tau.mean(), by_share.mean()])
-
-    bounds = [(-5.0, 5.0), (-15.0, 5.0)]
-    starts = [np.array([0.0, share]) for share in (-6.0, -2.0)]
-    tries = (minimize(loss, start, jac=True, bounds=bounds) for start in starts)
-    best = min(tries, key=lambda found: found.fun).x
-    temperature, share = math.exp(best[0]), float(expit(best[1]))
-
-    def mapped(other: Logits) -> Array:
-        plain = _plain(other / temperature)
-        return np.asarray(np.logaddexp(math.log1p(-share) + plain, math.log(share * flat)))
-
-    return Fit(mapped, {"temperature": temperature, "share": share})
+    found = MixedTemperatureScaling().fit(logits, labels)
+    parameters = {"temperature": found.temperature_, "share": found.share_}
+    return Fit(lambda z: np.asarray(found.transform(z), np.float64), parameters)
 
 
 def _structured(logits: Logits, labels: Labels) -> Fit:

@@ -1,0 +1,1 @@
+"""Families that change how sure a row is, all classes alike."""
