@@ -10,6 +10,11 @@ from focalcal.calibrators.confidence.ensemble import EnsembleTemperatureScaling
 from focalcal.calibrators.confidence.mixed import MixedTemperatureScaling
 from focalcal.calibrators.confidence.order_preserving import OrderPreservingCalibration
 from focalcal.calibrators.confidence.spline import SplineCalibration
+from focalcal.calibrators.matrix.dirichlet import DirichletCalibration
+from focalcal.calibrators.matrix.matrix import MatrixScaling
+from focalcal.calibrators.matrix.structured_matrix import StructuredMatrixScaling
+from focalcal.calibrators.matrix.structured_vector import StructuredVectorScaling
+from focalcal.calibrators.matrix.vector import VectorScaling
 from focalcal.calibrators.one_vs_rest.beta import BetaCalibration
 from focalcal.calibrators.one_vs_rest.histogram import HistogramBinning
 from focalcal.calibrators.one_vs_rest.isotonic import IsotonicCalibration
@@ -19,15 +24,20 @@ from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling
 __all__ = [
     "BetaCalibration",
     "Calibrator",
+    "DirichletCalibration",
     "EnsembleTemperatureScaling",
     "FocalTemperatureScaling",
     "HistogramBinning",
     "IsotonicCalibration",
+    "MatrixScaling",
     "MixedTemperatureScaling",
     "OrderPreservingCalibration",
     "PlattScaling",
     "SplineCalibration",
+    "StructuredMatrixScaling",
+    "StructuredVectorScaling",
     "TemperatureScaling",
+    "VectorScaling",
     "load",
 ]
 
@@ -44,6 +54,11 @@ _FAMILIES: dict[str, type[Calibrator]] = {
         EnsembleTemperatureScaling,
         SplineCalibration,
         OrderPreservingCalibration,
+        VectorScaling,
+        StructuredVectorScaling,
+        MatrixScaling,
+        StructuredMatrixScaling,
+        DirichletCalibration,
     )
 }
 
