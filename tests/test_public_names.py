@@ -16,6 +16,7 @@ NAMES = [
     "EnsembleTemperatureScaling",
     "Estimate",
     "Evaluation",
+    "FocalMatrixScaling",
     "FocalTemperatureScaling",
     "HistogramBinning",
     "IsotonicCalibration",

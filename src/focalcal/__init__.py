@@ -27,6 +27,7 @@ _HOME = {
     "EnsembleTemperatureScaling": "calibrators",
     "SplineCalibration": "calibrators",
     "OrderPreservingCalibration": "calibrators",
+    "FocalMatrixScaling": "calibrators",
     "VectorScaling": "calibrators",
     "StructuredVectorScaling": "calibrators",
     "MatrixScaling": "calibrators",

@@ -13,7 +13,13 @@ lightning = pytest.importorskip("lightning.pytorch", reason="pip install lightni
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from focalcal import CalibrationWarning, FocalTemperatureScaling, TemperatureScaling, evaluate  # noqa: E402
+from focalcal import (  # noqa: E402
+    CalibrationWarning,
+    FocalMatrixScaling,
+    FocalTemperatureScaling,
+    TemperatureScaling,
+    evaluate,
+)
 from focalcal.integrations.lightning import CalibrationCallback, _on_first_rank  # noqa: E402
 from focalcal.nn import AdaFocalLoss  # noqa: E402
 from ranks import run_two_ranks  # noqa: E402
@@ -109,6 +115,16 @@ def test_logs_raw_and_cross_fitted_numbers(rows, tmp_path):
     )
     own = evaluate(y, whole.transform(z), input="logits")["nll"].value
     assert own < calibrated["nll"].value < raw["nll"].value  # judged on its own rows it looks better
+
+
+def test_a_calibrator_of_tables_logs_its_numbers(rows, tmp_path):
+    z, y = rows
+    callback = CalibrationCallback(FocalMatrixScaling(penalty=10.0))
+    trainer = trainer_of(lightning, tmp_path, callback)
+    trainer.fit(model_of(lightning)(), loader(z[:64], np.zeros(64, int)), loader(z, y))
+    logged = {name for name in trainer.callback_metrics if not name.startswith("val_")}
+    assert logged == {"temperature", "gamma", "penalty"}
+    assert callback.calibrator_.matrix_.shape == (z.shape[1], z.shape[1])
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")

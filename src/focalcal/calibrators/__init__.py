@@ -11,6 +11,7 @@ from focalcal.calibrators.confidence.mixed import MixedTemperatureScaling
 from focalcal.calibrators.confidence.order_preserving import OrderPreservingCalibration
 from focalcal.calibrators.confidence.spline import SplineCalibration
 from focalcal.calibrators.matrix.dirichlet import DirichletCalibration
+from focalcal.calibrators.matrix.focal_matrix import FocalMatrixScaling
 from focalcal.calibrators.matrix.matrix import MatrixScaling
 from focalcal.calibrators.matrix.structured_matrix import StructuredMatrixScaling
 from focalcal.calibrators.matrix.structured_vector import StructuredVectorScaling
@@ -26,6 +27,7 @@ __all__ = [
     "Calibrator",
     "DirichletCalibration",
     "EnsembleTemperatureScaling",
+    "FocalMatrixScaling",
     "FocalTemperatureScaling",
     "HistogramBinning",
     "IsotonicCalibration",
@@ -54,6 +56,7 @@ _FAMILIES: dict[str, type[Calibrator]] = {
         EnsembleTemperatureScaling,
         SplineCalibration,
         OrderPreservingCalibration,
+        FocalMatrixScaling,
         VectorScaling,
         StructuredVectorScaling,
         MatrixScaling,

@@ -9,7 +9,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from focalcal._validate import PROBABILITY_FLOOR
-from focalcal.calibrators import Calibrator, FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators import Calibrator, FocalMatrixScaling, FocalTemperatureScaling, TemperatureScaling
+from focalcal.nn.matrix import FocalMatrix
 from focalcal.nn.temperature import FocalTemperature
 
 
@@ -19,7 +20,7 @@ def to_module(calibrator: Calibrator) -> torch.nn.Module:
     Parameters
     ----------
     calibrator : Calibrator
-        Fitted, of any family.
+        Fitted, of a family that PyTorch can say: temperature, focal temperature and focal matrix scaling.
 
     Returns
     -------
@@ -30,7 +31,7 @@ def to_module(calibrator: Calibrator) -> torch.nn.Module:
     Raises
     ------
     TypeError
-        For what is no calibrator of focalcal.
+        For what is no calibrator of focalcal, or one of another family.
     sklearn.exceptions.NotFittedError
         For a calibrator that is not fitted.
 
@@ -63,6 +64,12 @@ class LogProbabilities(torch.nn.Module):
 # a family registers here how it is said in PyTorch
 @singledispatch
 def _layer(calibrator: object) -> torch.nn.Module:
+    if isinstance(calibrator, Calibrator):
+        known = ", ".join(kind.__name__ for kind in _layer.registry if kind is not object)
+        raise TypeError(
+            f"Expected a calibrator that PyTorch can say ({known}), got {type(calibrator).__name__}. Use its "
+            "own transform, outside the model."
+        )
     raise TypeError(
         f"Expected a calibrator of focalcal, got {type(calibrator).__name__}. Fit one, or focalcal.load it."
     )
@@ -78,3 +85,9 @@ def _(calibrator: TemperatureScaling) -> torch.nn.Module:
 def _(calibrator: FocalTemperatureScaling) -> torch.nn.Module:
     check_is_fitted(calibrator)
     return FocalTemperature(calibrator.temperature_, calibrator.gamma_)
+
+
+@_layer.register
+def _(calibrator: FocalMatrixScaling) -> torch.nn.Module:
+    check_is_fitted(calibrator)
+    return FocalMatrix(calibrator)
