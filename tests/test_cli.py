@@ -22,8 +22,10 @@ from scipy.special import softmax
 import focalcal
 import focalcal.kernels
 from focalcal import cli, jobs
+from focalcal.calibrators import _FAMILIES
 from focalcal.cli import main
 from focalcal.cli.console import Progress
+from focalcal.methods import METHODS
 
 DATA = Path(__file__).parents[1] / "../shared/data"
 K = 3
@@ -70,6 +72,37 @@ def fail(capsys, *arguments):
 
 
 SCORES = ("--logits", "z*", "--label", "y")
+
+
+def test_each_calibrator_has_a_short_name():
+    assert sorted(METHODS.values()) == sorted(_FAMILIES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_fits_its_calibrator(capsys, method):
+    out = succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json", "--method", method)
+    assert "on 1,000 rows of val.parquet, 3 classes" in out
+    cal = focalcal.load("cal.json")
+    assert type(cal).__name__ == METHODS[method]
+    logits, labels = predictions(1000)
+    expected = type(cal)().fit(logits, labels)
+    np.testing.assert_allclose(cal.predict_proba(logits), expected.predict_proba(logits), atol=1e-6)
+
+
+def test_the_best_is_chosen_with_its_ranking(capsys):
+    out = succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "best.json", "--method", "auto")
+    assert "log loss, rows left out" in out
+    assert out.count("(chosen)") == 1
+    cal = focalcal.load("best.json")
+    assert len(cal.ranking_) == 3
+    logits, labels = predictions(1000)
+    expected = focalcal.fit_best(logits, labels)
+    assert type(cal) is type(expected)
+    np.testing.assert_allclose(cal.predict_proba(logits), expected.predict_proba(logits), atol=1e-6)
+    document = json.loads(
+        succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "best.json", "--method", "auto", "--json")
+    )
+    assert document["calibrator"]["ranking"][0]["excess"]["value"] == 0
 
 
 class TestJob:
@@ -257,7 +290,16 @@ class TestErrors:
         assert (
             fail(capsys, "fit", "val.parquet") == "Missing option '--output' / '-o'. Try: focalcal fit --help"
         )
-        assert "'q' is not one of 'fts', 'ts'" in fail(capsys, "fit", "v", "-o", "c", "--method", "q")
+        message = fail(capsys, "fit", "val.parquet", *SCORES, "-o", "c", "--method", "q")
+        assert message.startswith("Expected method to be one of 'auto', 'fts', 'ts', 'mixed', ")
+        assert message.endswith(", 'focal-matrix', got 'q'.")
+        message = fail(
+            capsys, "fit", "val.parquet", *SCORES, "-o", "c", "--method", "svs", "--criterion", "ece"
+        )
+        assert message == (
+            "Expected no criterion but nll with the method 'svs', got 'ece'. Leave it out, or choose one of "
+            "the methods fts, ts."
+        )
         assert "No such command 'fits'" in fail(capsys, "fits")
         assert "No such option" in fail(capsys, "evaluate", "val.parquet", "--logit", "z*")
 
@@ -319,7 +361,7 @@ class TestErrors:
 
 INTERRUPTED = """
 import sys, time
-import focalcal.calibrators.temperature as t, focalcal.io.sinks
+import focalcal.calibrators.temperature.temperature as t, focalcal.io.sinks
 focalcal.io.sinks.BATCH_ELEMENTS = 256
 first = t.FocalTemperatureScaling.transform
 def transform(self, X):

@@ -42,6 +42,7 @@ NAMES = [
     "evaluate_multilabel",
     "explore",
     "figures",
+    "fit_best",
     "focal_loss",
     "focal_map",
     "focal_score",

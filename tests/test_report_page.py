@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from focalcal import FocalTemperatureScaling, evaluate, report
-from focalcal.calibrators.profile import profile
+from focalcal.calibrators.temperature.profile import profile
 from focalcal.rows import as_rows
 from focalcal.verdicts.appraisal import Segment
 from predictions import draw

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from focalcal import evaluate, report
-from focalcal.calibrators.profile import profile
+from focalcal.calibrators.temperature.profile import profile
 from focalcal.intervals.estimate import Estimate
 from focalcal.intervals.resample import estimate_gap_sum
 from focalcal.reporting.classes import class_errors, one_class

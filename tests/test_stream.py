@@ -276,8 +276,8 @@ def test_the_samples_of_a_fit_take_one_pass(tmp_path, streamed, monkeypatch):
     path = write(tmp_path / "a.parquet", pa.table({f"z{j}": z[:, j] for j in range(K)} | {"y": y}))
     monkeypatch.setattr("focalcal.rows.SAMPLES", (1 << 14, 1 << 15))
     monkeypatch.setattr("focalcal.io.stream.SAMPLES", (1 << 14, 1 << 15))
-    monkeypatch.setattr("focalcal.calibrators.fitting._STAND_IN", 1 << 14)
-    monkeypatch.setattr("focalcal.calibrators.fitting._MANY", 1 << 15)
+    monkeypatch.setattr("focalcal.calibrators.temperature.fitting._STAND_IN", 1 << 14)
+    monkeypatch.setattr("focalcal.calibrators.temperature.fitting._MANY", 1 << 15)
     monkeypatch.setattr("focalcal.io.scan.BATCH_ELEMENTS", 1 << 16)
     passes = []
     original = TableRows.map_sum

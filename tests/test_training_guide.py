@@ -1,4 +1,4 @@
-"""Every block of Python in the guides to training and geometry, and in a section of the README, runs."""
+"""Every block of Python in the guides, and in a section of the README, runs."""
 
 import re
 from pathlib import Path
@@ -69,7 +69,12 @@ def blocks(path, section=""):
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 @pytest.mark.parametrize(
     ("page", "section"),
-    [("docs/training.md", ""), ("docs/geometry.md", ""), ("README.md", "## Training\n")],
+    [
+        ("docs/training.md", ""),
+        ("docs/geometry.md", ""),
+        ("docs/choosing.md", ""),
+        ("README.md", "## Training\n"),
+    ],
 )
 def test_the_blocks_run(page, section, tmp_path, monkeypatch):
     for library in (

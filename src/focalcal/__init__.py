@@ -30,6 +30,7 @@ _HOME = {
     "FocalMatrixScaling": "calibrators",
     "VectorScaling": "calibrators",
     "StructuredVectorScaling": "calibrators",
+    "fit_best": "calibrators.selection",
     "MatrixScaling": "calibrators",
     "StructuredMatrixScaling": "calibrators",
     "DirichletCalibration": "calibrators",

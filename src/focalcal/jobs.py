@@ -8,12 +8,14 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from focalcal._settings import check_choice
+import focalcal
+from focalcal._settings import check_choice, check_method_criterion
 from focalcal._validate import check_same_labels, check_same_rows
 from focalcal.io.selection import Wanted, declared
 from focalcal.io.sinks import check_kind, check_order
 from focalcal.io.sources import Scores, find_scores
 from focalcal.io.stream import Progress
+from focalcal.methods import METHODS, WITH_CRITERION
 from focalcal.rows import ArrayRows, Rows
 
 if TYPE_CHECKING:
@@ -37,10 +39,11 @@ def fit_file(
     ----------
     path : str or path
         The file, as for `focalcal.open_scores`.
-    method : {"fts", "ts"}
-        Focal temperature scaling, or temperature scaling.
+    method : str
+        One of `focalcal.methods.METHODS`: "fts" is focal temperature scaling, "ts" temperature scaling. Or
+        "auto": `focalcal.fit_best`.
     criterion : {"nll", "brier", "ece"}
-        What the fit minimises.
+        What the fit minimises; for "fts" and "ts" alone.
     executor : concurrent.futures.Executor, optional
         Where a table is read and summed, part by part. By default this process does it.
     progress : callable, optional
@@ -53,12 +56,14 @@ def fit_file(
     tuple of calibrator and Scores
         The fitted calibrator, and what it was fitted on.
     """
-    from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-
-    check_choice("method", method, ("fts", "ts"))
+    check_choice("method", method, ("auto", *METHODS))
+    check_choice("criterion", criterion, ("nll", "brier", "ece"))
+    check_method_criterion(method, criterion, WITH_CRITERION)
     scores = _open(path, progress, **selection)
-    make: Any = FocalTemperatureScaling if method == "fts" else TemperatureScaling
-    calibrator = make(criterion=criterion, input=scores.input)
+    if method == "auto":
+        return focalcal.fit_best(scores, input=scores.input, executor=executor), scores
+    settings = {"criterion": criterion} if method in WITH_CRITERION else {}
+    calibrator = getattr(focalcal, METHODS[method])(input=scores.input, **settings)
     return calibrator.fit(scores, executor=executor), scores
 
 
@@ -130,7 +135,7 @@ def report_file(
         As of `evaluate_file`.
     """
     from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
-    from focalcal.calibrators.profile import profile
+    from focalcal.calibrators.temperature.profile import profile
     from focalcal.reporting import report
 
     found, scores = evaluate_file(path, metrics="all", **options)

@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp
 torch = pytest.importorskip("torch", reason="torch is an optional extra: pip install 'focalcal[torch]'")
 
 from focalcal import FocalTemperatureScaling, TemperatureScaling, focal_map, temperature_map  # noqa: E402
-from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES  # noqa: E402
+from focalcal.calibrators.temperature.ece_search import GRID_GAMMAS, GRID_TEMPERATURES  # noqa: E402
 from focalcal.experiments.over_seeds import over_groups, over_seeds  # noqa: E402
 from focalcal.experiments.recipes import small  # noqa: E402
 from focalcal.experiments.scaling import study as scaling_study  # noqa: E402

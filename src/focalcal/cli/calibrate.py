@@ -18,6 +18,7 @@ from focalcal.cli.options import (
     Where,
     selection,
 )
+from focalcal.methods import METHODS
 
 
 def fit(
@@ -32,12 +33,18 @@ def fit(
     probs: Probs = None,
     label: Label = None,
     method: Annotated[
-        Literal["fts", "ts"],
-        typer.Option(help="fts: focal temperature scaling (two parameters). ts: temperature scaling (one)."),
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="auto: the best on rows left out. fts: focal temperature scaling (two parameters). ts: "
+            f"temperature scaling (one). Or {', '.join(list(METHODS)[2:])}.",
+        ),
     ] = "fts",
     criterion: Annotated[
         Literal["nll", "brier", "ece"],
-        typer.Option(help="What to minimise: log-likelihood, Brier score, or the calibration error itself."),
+        typer.Option(
+            help="What fts and ts minimise: log-likelihood, Brier score, or the calibration error itself."
+        ),
     ] = "nll",
     weight: Weight = None,
     where: Where = None,
@@ -52,8 +59,9 @@ def fit(
     \b
     Examples:
       focalcal fit val.parquet --logits 'z*' --label y -o cal.json
+      focalcal fit val.parquet --logits 'z*' --label y --method auto -o cal.json
       focalcal fit val.csv --probs 'p_*' --label species --method ts -o cal.json
-      focalcal fit scores.npz --where val_mask -o cal.json
+      focalcal fit scores.npz --where val_mask --method sms -o cal.json
     """
     from focalcal import jobs
     from focalcal.cli import console, executors

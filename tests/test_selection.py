@@ -1,0 +1,188 @@
+"""Choosing among calibrators by rows left out: the rule, its figures, and what it must never do."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from cases import drawn, load_scores, needs_data
+from focalcal import (
+    CalibrationWarning,
+    FocalMatrixScaling,
+    FocalTemperatureScaling,
+    MixedTemperatureScaling,
+    TemperatureScaling,
+    fit_best,
+    load,
+)
+
+
+def confused(n, n_classes=6, seed=0):
+    """Logits whose first two classes are swapped half-way and over-confident: more than a temperature."""
+    z, y = drawn(n, n_classes, 2.0, seed)
+    z[:, 0] += 1.5 * z[:, 1]
+    return 2 * z, y
+
+
+def nll(cal, z, y):
+    return -cal.transform(z)[np.arange(len(y)), y].mean()
+
+
+def test_a_temperature_is_all_that_a_temperature_needs():
+    z, y = drawn(3000, 5, 2.0, seed=1)
+    best = fit_best(2.5 * z, y)
+    assert type(best) is TemperatureScaling
+    assert best.temperature_ == TemperatureScaling().fit(2.5 * z, y).temperature_
+
+
+def test_class_structure_is_found_and_better_on_new_rows():
+    z, y = confused(3000)
+    new, of_new = confused(3000, seed=9)
+    best = fit_best(z, y)
+    assert type(best) is FocalMatrixScaling
+    np.testing.assert_array_equal(best.transform(z), FocalMatrixScaling().fit(z, y).transform(z))
+    assert nll(best, new, of_new) < nll(TemperatureScaling().fit(z, y), new, of_new) - 0.1
+
+
+def test_the_ranking_is_of_paired_losses_of_rows_left_out():
+    z, y = confused(600)
+    best = fit_best(z, y)
+    names = [one.name for one in best.ranking_]
+    assert sorted(names) == ["FocalMatrixScaling", "FocalTemperatureScaling", "TemperatureScaling"]
+    values = [one.loss.value for one in best.ranking_]
+    assert values == sorted(values)
+    first = best.ranking_[0]
+    assert (first.excess.value, first.excess.stderr) == (0, 0)
+    for one in best.ranking_:
+        assert one.excess.value == pytest.approx(one.loss.value - first.loss.value, abs=1e-12)
+        assert one.loss.n == 600
+        assert one.loss.low < one.loss.value < one.loss.high
+    assert [one.name for one in best.ranking_ if one.chosen] == [type(best).__name__]
+
+
+def test_losses_are_those_of_fits_without_the_rows():
+    from focalcal.calibrators.held_out import held_out
+    from focalcal.calibrators.matrix.shrinkage import folds
+    from focalcal.calibrators.objective import Objective
+    from focalcal.rows import as_rows
+
+    z, y = confused(400)
+    fold = folds(held_out(Objective(as_rows(z, y, None, "logits", None)[0])), 5)
+    losses = np.empty(400)
+    for k in range(5):
+        cal = TemperatureScaling().fit(z[fold != k], y[fold != k])
+        losses[fold == k] = -cal.transform(z[fold == k])[np.arange((fold == k).sum()), y[fold == k]]
+    found = {one.name: one for one in fit_best(z, y).ranking_}["TemperatureScaling"]
+    assert found.loss.value == pytest.approx(losses.mean(), rel=1e-9)
+    assert found.loss.stderr == pytest.approx(losses.std() / 20, rel=1e-6)
+
+
+def test_the_simplest_within_one_standard_error_is_taken():
+    z, y = drawn(500, 4, 2.0, seed=3)
+    either = [MixedTemperatureScaling(), TemperatureScaling()]
+    assert type(fit_best(z, y, methods=either)) is MixedTemperatureScaling
+    assert type(fit_best(z, y, methods=either[::-1])) is TemperatureScaling
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_rows_do_not_mislead(seed):
+    """Calibrated scores of 60 rows: whatever is chosen is hardly worse than temperature scaling."""
+    z, y = drawn(60, 3, 1.5, seed)
+    new, of_new = drawn(4000, 3, 1.5, seed + 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        assert nll(fit_best(z, y), new, of_new) < nll(TemperatureScaling().fit(z, y), new, of_new) + 0.03
+
+
+def test_fewer_than_twenty_rows_take_the_first():
+    z, y = drawn(19, 2, 2.0, seed=5)
+    best = fit_best(z, y)
+    assert type(best) is TemperatureScaling
+    assert best.ranking_ == []
+
+
+def test_weights_and_the_order_of_rows():
+    z, y = confused(500)
+    weight = np.random.default_rng(0).integers(0, 3, 500)
+    best = fit_best(z, y, weight)
+    order = np.random.default_rng(1).permutation(500)
+    again = fit_best(z[order], y[order], weight[order])
+    alone = fit_best(z[weight > 0], y[weight > 0], weight[weight > 0])
+    for other in (again, alone):
+        assert type(other) is type(best)
+        np.testing.assert_allclose(other.predict_proba(z), best.predict_proba(z), atol=1e-4)
+    assert best.n_fit_ == 500
+
+
+def test_names_masks_probabilities_and_tables():
+    pd = pytest.importorskip("pandas", reason="the table is pandas'")
+    z, y = confused(300, 4)
+    z[::7, 3] = np.where(y[::7] == 3, z[::7, 3], -np.inf)
+    names = np.array(["a", "b", "c", "d"])
+    table = pd.DataFrame(z, columns=list("wxyz"))
+    best = fit_best(table, names[y])
+    assert best.classes_.tolist() == names.tolist()
+    assert (best.predict_proba(table)[np.isneginf(z)] == 0).all()
+    with pytest.raises(ValueError, match="feature names"):
+        best.predict_proba(table[list("zyxw")])
+    p = TemperatureScaling().fit(z, y).predict_proba(z)
+    assert fit_best(p, y, input="probs").input == "probs"
+
+
+def test_a_choice_survives_its_file(tmp_path):
+    z, y = confused(300)
+    best = fit_best(z, y)
+    best.save(tmp_path / "best.json")
+    again = load(tmp_path / "best.json")
+    assert again.ranking_ == best.ranking_
+    np.testing.assert_array_equal(again.transform(z), best.transform(z))
+
+
+@pytest.mark.parametrize("methods", [[], "auto", [TemperatureScaling], [1], None.__class__])
+def test_candidates_that_are_none_are_refused(methods):
+    z, y = drawn(50, 3, 1.0, seed=0)
+    with pytest.raises(ValueError, match=r"Expected methods as unfitted calibrators"):
+        fit_best(z, y, methods=methods)
+
+
+def test_labels_are_needed():
+    with pytest.raises(ValueError, match="requires y"):
+        fit_best([[1.0, 2.0]] * 30)
+
+
+def test_candidates_are_not_touched():
+    z, y = drawn(100, 3, 1.0, seed=0)
+    mine = FocalTemperatureScaling(gamma_bounds=(0, 5))
+    fit_best(z, y, methods=[mine])
+    assert not hasattr(mine, "gamma_")
+
+
+@needs_data
+def test_real_scores_with_class_structure():
+    scores, labels, kind, chosen = load_scores("tinyimagenet_squeezenet_songhan.npz")
+    best = fit_best(scores[chosen], labels[chosen], input=kind)
+    ts = TemperatureScaling(input=kind).fit(scores[chosen], labels[chosen])
+    assert nll(best, scores[~chosen], labels[~chosen]) < 0.85 * nll(ts, scores[~chosen], labels[~chosen])
+
+
+def test_large_data_are_compared_on_a_part(monkeypatch):
+    from focalcal.calibrators import selection
+
+    z, y = drawn(12000, 3, 2.0, seed=5)
+    whole = TemperatureScaling().fit(z, y).temperature_
+    monkeypatch.setattr(selection, "_ENOUGH", 6000)
+    best = fit_best(z, y)
+    assert best.ranking_[0].loss.n < 3000
+    assert type(best) is TemperatureScaling
+    assert (best.n_fit_, best.temperature_) == (12000, whole)
+    structured = fit_best(*confused(12000))
+    assert type(structured) is FocalMatrixScaling
+    assert structured.n_fit_ < 3000
+
+
+def test_a_matrix_needs_errors_to_learn_from():
+    z, y = confused(400, 3)
+    right = z.argmax(axis=1) == y
+    for errors, names in ((9, 2), (10, 3)):
+        rows = np.concatenate([np.flatnonzero(right)[:150], np.flatnonzero(~right)[:errors]])
+        assert len(fit_best(z[rows], y[rows]).ranking_) == names
