@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 import focalcal
-from focalcal.calibrators.ece_search import GRID_GAMMAS, GRID_TEMPERATURES
 from focalcal.calibrators.objective import Objective
+from focalcal.calibrators.temperature.ece_search import GRID_GAMMAS, GRID_TEMPERATURES
 from focalcal.rows import as_rows
 
 METHODS = ("ts", "fts")
