@@ -68,7 +68,7 @@ def stage(kind: str) -> Callable[[HeldOut], Confidence]:
             family = focalcal.TemperatureScaling if kind == "T" else focalcal.FocalTemperatureScaling
             cal = family().fit(held.scores, held.codes, held.weight)
             slopes[0], gamma = np.log(cal.temperature_), getattr(cal, "gamma_", 0.0)
-        return Confidence(slopes, gamma, np.nan, np.nan, True, 0)
+        return Confidence(slopes, gamma, np.nan, np.nan, np.zeros(held.n), True, 0)
 
     return fitted
 

@@ -16,12 +16,13 @@ from focalcal import (
     focal_map,
 )
 from focalcal.calibrators.held_out import HeldOut
-from focalcal.calibrators.matrix import shrinkage
+from focalcal.calibrators.matrix import mixture, shrinkage
 from focalcal.calibrators.matrix.focal_matrix import fit_matrix
 from focalcal.calibrators.matrix.last_stage import features, fit_confidence, tempered
+from focalcal.calibrators.matrix.mixture import Judged, Matrix, Vector, find_shares, mix
 from focalcal.calibrators.matrix.ridge import Regression
 from focalcal.calibrators.matrix.ridge import minimise as ridge_minimise
-from focalcal.calibrators.matrix.shrinkage import Path, find_basis, folds, shrink
+from focalcal.calibrators.matrix.shrinkage import Shrinkage, find_basis, folds
 
 
 def held(n=400, n_classes=4, seed=0, weight=None):
@@ -62,8 +63,8 @@ def stated_penalty(rows):
 def test_the_matrix_minimises_what_the_docstring_states(strength, monkeypatch):
     monkeypatch.setattr(shrinkage, "_TIGHT", 1e-9)
     rows = held(weight=np.random.default_rng(0).uniform(0.2, 2, 400))
-    found = shrink(rows, np.arange(400) % 5, strength)
-    path, penalty = Path(rows, np.arange(400) % 5), stated_penalty(rows)
+    found = mix(rows, np.arange(400) % 5, strength)
+    path, penalty = Shrinkage(rows, np.arange(400) % 5), stated_penalty(rows)
     share = rows.weight.sum() / np.mean([part.weight.sum() for part in path.inside])
 
     def stated(point):
@@ -109,9 +110,9 @@ def test_the_basis_undoes_itself():
     rows = held()
     basis = find_basis(rows)
     theta = np.random.default_rng(0).normal(size=(basis.inputs.shape[1] + 1, len(basis.outputs)))
-    matrix, bias = basis.affine(theta)
+    shift, bias = basis.affine(theta)
     direct = rows.log_probs + basis.features(rows.log_probs).astype(float) @ theta @ basis.outputs
-    np.testing.assert_allclose(rows.log_probs @ matrix + bias, direct, atol=1e-5)
+    np.testing.assert_allclose(rows.log_probs @ (np.eye(4) + shift) + bias, direct, atol=1e-5)
 
 
 def test_out_of_fold_scores_know_nothing_of_their_label():
@@ -119,8 +120,8 @@ def test_out_of_fold_scores_know_nothing_of_their_label():
     fold = np.arange(400) % 5
     changed = rows.codes.copy()
     changed[fold == 2] = (changed[fold == 2] + 1) % 4
-    one = shrink(rows, fold, 1.0).out_of_fold
-    other = shrink(replace(rows, codes=changed), fold, 1.0).out_of_fold
+    one = mix(rows, fold, 1.0).out_of_fold
+    other = mix(replace(rows, codes=changed), fold, 1.0).out_of_fold
     np.testing.assert_array_equal(one[fold == 2], other[fold == 2])
     assert np.abs(one[fold != 2] - other[fold != 2]).max() > 1e-3
 
@@ -178,13 +179,88 @@ def test_a_hard_penalty_is_temperature_scaling():
 
 def test_the_strength_chosen_has_the_lowest_loss_of_the_path():
     rows = held(1000, 5)
-    found = shrink(rows, folds(rows, 5))
-    assert 3 <= len(found.path) <= 8
+    found = mix(rows, folds(rows, 5))
+    assert 3 <= len(found.path) <= 5
     assert found.penalty == min(found.path, key=found.path.get)
-    strengths = sorted(found.path)
-    np.testing.assert_allclose(np.diff(np.log10(strengths)), 0.5)
-    loss = np.mean(rows.losses(found.out_of_fold))
-    assert found.path[found.penalty] == pytest.approx(loss, rel=1e-6)
+    np.testing.assert_allclose(np.diff(np.log10(sorted(found.path))), 1)
+    alone = mix(rows, folds(rows, 5), found.penalty)
+    assert (alone.vector_share, alone.matrix_share) == (0, 1)
+    assert found.path[found.penalty] == pytest.approx(np.mean(rows.losses(alone.out_of_fold)), rel=5e-4)
+    assert np.mean(rows.losses(found.out_of_fold)) < np.mean(rows.losses(alone.out_of_fold))
+
+
+def tried_maps(rows, fold):
+    shrinkage = Shrinkage(rows, fold)
+    left_out = [np.flatnonzero(fold == k) for k in range(5)]
+    judged = Judged(rows, left_out, np.float64)
+    parts = [Matrix(shrinkage, 0.1), Matrix(shrinkage, 10.0), Vector(rows, fold)]
+    return judged, [judged.tried(part) for part in parts], np.concatenate(left_out)
+
+
+def test_shares_have_the_lowest_loss_of_rows_left_out():
+    rows = held(600, 4, weight=np.random.default_rng(0).uniform(0.2, 2, 600))
+    judged, tried, order = tried_maps(rows, np.arange(600) % 5)
+    part = rows.part(order)
+
+    def stated(shares):
+        scores = part.log_probs + sum(a * one.added for a, one in zip(shares, tried, strict=True))
+        return summed_nll(scores, part) / part.weight.sum()
+
+    shares = find_shares(judged, tried)
+    assert shares.min() >= 0
+    assert shares.sum() <= 1
+    grid = [np.array([a, b, c]) / 20 for a in range(21) for b in range(21 - a) for c in range(21 - a - b)]
+    assert stated(shares) <= min(map(stated, grid)) + 2e-6
+    value, slopes = judged.loss(shares, tried)
+    assert value == pytest.approx(stated(shares), rel=1e-12)
+    np.testing.assert_allclose(slopes, approx_fprime(shares, stated, 1e-7), atol=1e-6)
+
+
+def test_parts_are_fitted_without_their_fold():
+    """What each adds to a fold's rows is what the same family fitted on the other folds alone adds."""
+    rows, fold = held(500, 4), np.arange(500) % 5
+    _, tried, _ = tried_maps(rows, fold)
+    vector = tried[2]
+    slope, bias = np.diag(vector.maps[3].shift), vector.maps[3].bias
+    inside = rows.part(fold != 3)
+
+    def stated(point):
+        scores = inside.log_probs * (1 + point[:4]) + point[4:]
+        return summed_nll(scores, inside) + point @ point / 2
+
+    here = np.concatenate([slope, bias])
+    assert stated(here) - minimize(stated, here, method="BFGS", options={"gtol": 1e-6}).fun < 1e-4 * 400
+    np.testing.assert_array_equal(vector.maps[3].shift, np.diag(slope))
+    np.testing.assert_allclose(vector.added[300:400], rows.log_probs[fold == 3] * slope + bias)
+    shrinkage = Shrinkage(rows, fold)
+    np.testing.assert_allclose(
+        tried[0].maps[3].shift, shrinkage.basis.affine(shrinkage.without(3, 0.1)).shift
+    )
+
+
+def test_a_mixture_is_the_sum_of_its_parts(monkeypatch):
+    rows, fold = held(1000, 4, seed=1), np.arange(1000) % 5
+    monkeypatch.setattr(mixture, "_LEAST", 0.0)
+    found = mix(rows, fold)
+    shrinkage = Shrinkage(rows, fold)
+    parts = [Matrix(shrinkage, one) for one in found.path] + [Vector(rows, fold)]
+    judged = Judged(rows, [np.flatnonzero(fold == k) for k in range(5)], np.float64)
+    tried = [judged.tried(part) for part in parts]
+    shares = find_shares(judged, tried)
+    last = [part.last()[0] for part in parts]
+    matrix = np.eye(4) + sum(a * one.shift for a, one in zip(shares, last, strict=True))
+    np.testing.assert_allclose(found.matrix, matrix, atol=0.01)
+    assert found.vector_share == pytest.approx(shares[-1], abs=0.05)
+    assert found.vector_share + found.matrix_share == pytest.approx(shares.sum(), abs=0.01)
+
+
+def test_slopes_and_biases_alone_are_given_to_vector_scaling():
+    """Few rows of many classes that only need a bias each: pairs of classes say nothing."""
+    rng = np.random.default_rng(3)
+    z, y = drawn(3000, 20, 2.0, seed=3)
+    x = log_softmax(z - rng.normal(size=20), axis=1)
+    found = mix(HeldOut(x, y, np.ones(3000), None), np.arange(3000) % 5)
+    assert found.vector_share > 0.5
 
 
 def test_a_confused_pair_is_told_apart():
@@ -210,15 +286,33 @@ def test_the_last_stage_finds_the_focal_map():
 def test_losses_of_few_rows_come_from_last_stages_without_them():
     rows = held(200, 3)
     found = fit_matrix(rows, 1.0)
-    shrunk = shrink(
+    mixed = mix(
         replace(rows, log_probs=log_softmax(rows.log_probs / found.fitted.parameters["temperature"], axis=1)),
         folds(rows, 5),
         1.0,
     )
-    used = fit_confidence(replace(rows, log_probs=shrunk.out_of_fold))
-    with_them = focal_map(tempered(shrunk.out_of_fold, used.slopes), used.gamma)
-    assert rows.nll(found.out_of_fold) > rows.nll(with_them)
-    assert found.fitted.diagnostics.loss == pytest.approx(rows.nll(found.out_of_fold))
+    used = fit_confidence(replace(rows, log_probs=mixed.out_of_fold))
+    with_them = focal_map(tempered(mixed.out_of_fold, used.slopes), used.gamma)
+    assert np.mean(found.losses) > rows.nll(with_them)
+    assert found.fitted.diagnostics.loss == pytest.approx(np.mean(found.losses))
+    many = fit_matrix(held(2500, 3), 1.0)
+    assert many.fitted.diagnostics.loss == pytest.approx(np.mean(many.losses))
+
+
+def test_a_rows_part_in_the_last_stage_is_known_to_first_order():
+    rows = held(400, 3, seed=3, weight=np.random.default_rng(0).uniform(0.5, 2, 400))
+
+    def loss(stage, row):
+        log_p = focal_map(tempered(rows.log_probs[row : row + 1], stage.slopes), stage.gamma)
+        return -log_p[0, rows.codes[row]]
+
+    whole = fit_confidence(rows)
+    without = [fit_confidence(rows.part(np.arange(400) != row)) for row in range(60)]
+    higher = np.array([loss(one, row) - loss(whole, row) for row, one in enumerate(without)])
+    assert whole.optimism.min() >= 0
+    assert whole.optimism[:60].sum() == pytest.approx(higher.sum(), rel=0.1)
+    np.testing.assert_allclose(whole.optimism[:60], higher, atol=0.15 * higher.max())
+    assert 2 < rows.weight @ whole.optimism < 5  # parameters, some of them held by the prior
 
 
 @pytest.mark.parametrize("penalty", [0, -1, np.inf, np.nan])
@@ -257,5 +351,5 @@ def test_folds_that_are_given_are_taken():
     rows = held(200, 3)
     given = np.arange(200) % 5
     one, other = fit_matrix(rows, 1.0, given), fit_matrix(rows, 1.0)
-    assert np.abs(one.out_of_fold - other.out_of_fold).max() > 1e-3
-    np.testing.assert_array_equal(one.out_of_fold, fit_matrix(rows, 1.0, given).out_of_fold)
+    assert np.abs(one.losses - other.losses).max() > 1e-3
+    np.testing.assert_array_equal(one.losses, fit_matrix(rows, 1.0, given).losses)

@@ -146,6 +146,15 @@ def check_clusters(count: int) -> None:
         )
 
 
+def check_fold_clusters(clusters: int, folds: int) -> None:
+    """Check that clusters can be dealt out to folds."""
+    if clusters < folds:
+        raise ValueError(
+            f"Expected at least {folds} clusters, so that each fold has one, got {clusters}. Pass more of "
+            "them, or leave cluster out."
+        )
+
+
 def check_segments(values: Iterable[Any]) -> None:
     """Check that a column does not part the rows into too many segments."""
     first = list(islice(values, MAX_SEGMENTS + 1))

@@ -174,7 +174,8 @@ class ArrayRows:
         weight = None if self.weight is None else self.weight[index]
         if weight is not None and not weight.any():
             return None
-        return ArrayRows(self.scores[index], self.codes[index], weight, self.kind)
+        cluster = None if self.cluster is None else self.cluster[index]
+        return ArrayRows(self.scores[index], self.codes[index], weight, self.kind, cluster=cluster)
 
     def in_memory(self) -> ArrayRows:
         """Return all rows, which are in memory."""

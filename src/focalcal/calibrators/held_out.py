@@ -33,12 +33,15 @@ class HeldOut:
         Weights ≥ 0; ones where the caller gave none.
     masked : array of shape (n, K), or None
         Where a class cannot occur; None if there is no such place.
+    cluster : array of shape (n,), or None
+        Rows that are not independent share a number.
     """
 
     log_probs: Array
     codes: NDArray[np.int64]
     weight: Array
     masked: Mask | None
+    cluster: NDArray[np.int64] | None = None
 
     @property
     def n(self) -> int:
@@ -58,7 +61,8 @@ class HeldOut:
     def part(self, rows: NDArray[Any] | slice) -> HeldOut:
         """Return some of the rows."""
         masked = None if self.masked is None else self.masked[rows]
-        return HeldOut(self.log_probs[rows], self.codes[rows], self.weight[rows], masked)
+        cluster = None if self.cluster is None else self.cluster[rows]
+        return HeldOut(self.log_probs[rows], self.codes[rows], self.weight[rows], masked, cluster)
 
     def objective(self) -> Objective:
         """Return what temperature scaling is fitted on."""
@@ -88,7 +92,7 @@ def held_out(objective: Objective) -> HeldOut:
     rows = objective.rows.in_memory()
     log_probs, masked = _unmasked(_log_probs(rows.scores, rows.kind))
     weight = np.ones(rows.n) if rows.weight is None else rows.weight
-    return HeldOut(log_probs, rows.codes, weight, masked)
+    return HeldOut(log_probs, rows.codes, weight, masked, rows.cluster)
 
 
 def weighted_rows(objective: Objective) -> HeldOut:

@@ -55,10 +55,12 @@ class _State:
     hessian: Array  # (2K, 2K)
 
 
-def fit_diagonal(held: HeldOut, ridge: Array, tolerance: float = _TOLERANCE) -> Diagonal:
+def fit_diagonal(
+    held: HeldOut, ridge: Array, tolerance: float = _TOLERANCE, start: Array | None = None
+) -> Diagonal:
     """Minimise the objective above for the log-probabilities u of `held`, with λ (2K,) the `ridge`."""
     enough = 2 * tolerance * float(held.weight.sum())
-    at = np.zeros(2 * held.n_classes)
+    at = np.zeros(2 * held.n_classes) if start is None else start
     state, converged, iterations = _state(held, at, ridge), False, 1
     while True:
         solve = solver(state.hessian)

@@ -1,4 +1,4 @@
-r"""Focal matrix scaling: class structure as far as the data support it, then the focal map."""
+r"""Focal matrix scaling: class structure as far as rows left out ask for it, then the focal map."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._settings import check_gamma, check_positive, check_shape, check_temperature
+from focalcal._settings import check_gamma, check_positive, check_range, check_shape, check_temperature
 from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.held_out import Array, HeldOut, held_out, log_normalised, map_rows
 from focalcal.calibrators.matrix.last_stage import Confidence, fit_confidence, tempered
-from focalcal.calibrators.matrix.shrinkage import STRONGEST, Shrunk, folds, shrink
+from focalcal.calibrators.matrix.mixture import STRONGEST, Mixture, mix
+from focalcal.calibrators.matrix.shrinkage import folds
 from focalcal.calibrators.objective import Objective
 from focalcal.calibrators.temperature.fitting import fit_temperature
 from focalcal.engine import row_slices
@@ -23,7 +24,7 @@ from focalcal.maps import map_scores
 #: Folds of the cross-validation, and the fewest rows that it is done with.
 FOLDS, _FEWEST = 5, 10
 
-#: Rows from which five parameters more or less fitted on them do not matter.
+#: Rows from which five parameters are fitted on enough for a row's part in them to be told to first order.
 _PLENTY = 2000
 
 
@@ -33,8 +34,8 @@ class FocalMatrixScaling(Calibrator):
     Parameters
     ----------
     penalty : float, optional
-        Strength λ > 0 of the shrinkage towards temperature scaling. By default the one of lowest
-        out-of-fold loss, among half decades from .001 to 1,000.
+        Strength λ > 0 of the shrinkage towards temperature scaling, of one matrix that is then all of the
+        second stage. By default matrices of several strengths and vector scaling are mixed.
     input : {"logits", "probs"}
         What X holds. It is declared, never guessed.
     classes : sequence of K labels, optional
@@ -52,7 +53,9 @@ class FocalMatrixScaling(Calibrator):
     gamma_ : float
         γ of the last stage.
     penalty_ : float
-        λ as given or chosen.
+        λ as given, or the power of ten from .001 to 1,000 whose matrix alone has the lowest out-of-fold NLL.
+    vector_share_, matrix_share_ : float
+        Σ a of the second stage, of vector scaling and of matrices; the rest of 1 is temperature scaling's.
     stderr_ : dict
         Of "gamma" alone, from the last stage's curvature, the earlier ones taken as given; NaN at an end.
     diagnostics_ : Diagnostics
@@ -66,14 +69,18 @@ class FocalMatrixScaling(Calibrator):
     Three stages, each a minimum of its own:
 
     1. T: temperature scaling; :math:`x=\log\mathrm{softmax}(z/T)`.
-    2. M and b: with :math:`s_n = x_n + M(x_n-\bar x) + b`, the least
+    2. W and b. A matrix of strength λ: with :math:`s_n = x_n + M(x_n-\bar x) + b`, the least
        :math:`\sum_n w_n\,\mathrm{NLL}(\mathrm{softmax}(s_n), y_n) + \frac\lambda2\bigl(\sum_{ij}
        K\sqrt{\bar\alpha\alpha_i\beta_j/\bar\beta}\,(q_j^\top M u_i)^2
        + \sum_j K\sqrt{\beta_j/\bar\beta}\,(q_j^\top b)^2\bigr)`, where :math:`(\alpha_i, u_i)` are the
        eigenpairs of the covariance of x, rows weighted by :math:`w(1-\sum_k p_k^2)`, and
        :math:`(\beta_j, q_j)` those of :math:`\sum_n w_n(\mathrm{diag}\,p_n-p_np_n^\top)`.
-       λ → ∞ is temperature scaling. Five folds (two for the choice of λ where n K ≥ 200,000) fit without
-       their rows; the last fit, on all rows, takes λ n / (rows of a fold's fit).
+       λ → ∞ is temperature scaling. Vector scaling: M diagonal, the least
+       :math:`\sum_n w_n\,\mathrm{NLL}+\frac12(\|M\|^2+\|b\|^2)`. With :math:`g_m(x)` what such a map adds
+       to x, the scores are :math:`s = x+\sum_m a_m g_m(x)`, where a has the least mean NLL of rows by fits
+       without them, under :math:`a\ge0, \sum_m a_m\le1`: no λ is best in all directions. Maps with a share
+       below .05 are left out. Five folds (two for λ and a where n K ≥ 200,000) fit without their rows; the
+       last matrices, on all rows, take λ n / (rows of a fold's fit).
     3. c and γ: with :math:`q = \mathrm{softmax}(s)` of the fits without the row, so that confidence is
        judged on rows the matrix has not seen, and its temperature
        :math:`\log T_n = c_0 + c_1 q_{(1)} + c_2 q_{(2)} + c_3 H(q)` of the two largest probabilities and
@@ -82,13 +89,14 @@ class FocalMatrixScaling(Calibrator):
        deviations, at least .02.
 
     Folds do not depend on the order of rows. Rows that belong together (prompts of one question) should not:
-    they make λ too small; pass `penalty` then. The second stage works in float32 and takes memory for
-    some ten copies of X.
+    they promise too much; `fit_best` keeps them together. The second stage works in float32 where n K ≥
+    200,000 and takes memory for some ten copies of X.
 
     References
     ----------
     Kull et al. 2019, arXiv 1910.12656 (regularised matrix scaling); Berta et al. 2025, arXiv 2511.03685
-    (shrinkage towards temperature scaling); Komisarenko and Kull, ECAI 2024, arXiv 2408.11598 (focal map).
+    (shrinkage towards temperature scaling); Breiman, Stacked regressions, Machine Learning 24, 1996;
+    Komisarenko and Kull, ECAI 2024, arXiv 2408.11598 (focal map).
 
     Examples
     --------
@@ -103,7 +111,16 @@ class FocalMatrixScaling(Calibrator):
     array([1, 0, 2])
     """
 
-    _parameter_names = ("temperature", "matrix", "bias", "slopes", "gamma", "penalty")
+    _parameter_names = (
+        "temperature",
+        "matrix",
+        "bias",
+        "slopes",
+        "gamma",
+        "penalty",
+        "vector_share",
+        "matrix_share",
+    )
     _fewest_errors = 10
 
     temperature_: float
@@ -112,6 +129,8 @@ class FocalMatrixScaling(Calibrator):
     slopes_: Array
     gamma_: float
     penalty_: float
+    vector_share_: float
+    matrix_share_: float
 
     def __init__(self, *, penalty: float | None = None, input: str = "logits", classes: Any = None) -> None:
         self.penalty = penalty
@@ -124,6 +143,9 @@ class FocalMatrixScaling(Calibrator):
 
     def _check_parameters(self) -> None:
         check_temperature(self.temperature_)
+        for name in ("vector_share", "matrix_share"):
+            check_shape(name, getattr(self, f"{name}_"), ())
+            check_range(name, getattr(self, f"{name}_"), 0, 1)
         check_gamma(self.gamma_)
         check_positive("penalty", self.penalty_)
         n_classes = len(self.classes_)
@@ -136,7 +158,7 @@ class FocalMatrixScaling(Calibrator):
 
     def _cross_fit(self, held: HeldOut, fold: NDArray[np.int64]) -> tuple[Fitted, Array]:
         found = fit_matrix(held, self.penalty, fold)
-        return found.fitted, held.losses(found.out_of_fold)
+        return found.fitted, found.losses
 
     def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
         mapped = map_rows(scores, check_input(self.input), self._recalibrate, probabilities=False)
@@ -149,10 +171,10 @@ class FocalMatrixScaling(Calibrator):
 
 @dataclass(frozen=True)
 class MatrixFit:
-    """A fit, and what each row gets from stages fitted without it (of many rows the last one: with it)."""
+    """A fit, and each row's NLL by stages fitted without it."""
 
     fitted: Fitted
-    out_of_fold: Array  # (n, K) log-probabilities; rows of weight 0 as after temperature scaling
+    losses: Array  # (n,); of rows of weight 0 after temperature scaling
 
 
 def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | None = None) -> MatrixFit:
@@ -163,35 +185,40 @@ def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | N
     used = held.weight > 0
     counted = replace(held, log_probs=x).part(used)
     fold = folds(held.part(used), FOLDS) if fold is None else fold[used]
-    shrunk = _shrunk(counted, fold, penalty)
-    judged = replace(counted, log_probs=shrunk.out_of_fold)
+    mixed = _mixed(counted, fold, penalty)
+    judged = replace(counted, log_probs=mixed.out_of_fold)
     last = fit_confidence(judged)
-    out_of_fold = held.normalised(x)
-    out_of_fold[used] = _left_out(judged, fold, last)
+    losses = held.losses(held.normalised(x))
+    losses[used] = _left_out(judged, fold, last)
     fitted = Fitted(
         {
             "temperature": temperature,
-            "matrix": shrunk.matrix,
-            "bias": shrunk.bias,
+            "matrix": mixed.matrix,
+            "bias": mixed.bias,
             "slopes": last.slopes,
             "gamma": last.gamma,
-            "penalty": shrunk.penalty,
+            "penalty": mixed.penalty,
+            "vector_share": mixed.vector_share,
+            "matrix_share": mixed.matrix_share,
         },
         {"gamma": last.stderr},
-        _diagnostics(first.diagnostics, shrunk, last, held.nll(out_of_fold)),
+        _diagnostics(first.diagnostics, mixed, last, float(held.weight @ losses / held.weight.sum())),
     )
-    return MatrixFit(fitted, out_of_fold)
+    return MatrixFit(fitted, losses)
 
 
 def _left_out(held: HeldOut, fold: NDArray[np.int64], last: Confidence) -> Array:
-    """Return rows' log-probabilities by a last stage fitted without them; of many rows, with them."""
+    """Return rows' NLL by a last stage fitted without them; of many rows, to first order."""
     if held.n >= _PLENTY or held.n < _FEWEST:
-        return np.asarray(_confident(held.log_probs, last.slopes, last.gamma), np.float64)
-    found = np.empty_like(held.log_probs)
+        return _losses(held, last) + last.optimism
+    found = np.empty(held.n)
     for k in range(int(fold.max()) + 1):
-        one = fit_confidence(held.part(fold != k))
-        found[fold == k] = _confident(held.log_probs[fold == k], one.slopes, one.gamma)
+        found[fold == k] = _losses(held.part(fold == k), fit_confidence(held.part(fold != k)))
     return found
+
+
+def _losses(held: HeldOut, last: Confidence) -> Array:
+    return held.losses(np.asarray(_confident(held.log_probs, last.slopes, last.gamma), np.float64))
 
 
 def _confident(
@@ -204,21 +231,21 @@ def _confident(
     return map_scores(scores, "logits", 1.0, gamma, probabilities=probabilities)
 
 
-def _shrunk(held: HeldOut, fold: NDArray[np.int64], penalty: float | None) -> Shrunk:
+def _mixed(held: HeldOut, fold: NDArray[np.int64], penalty: float | None) -> Mixture:
     if held.n >= _FEWEST:
-        return shrink(held, fold, penalty)
-    plain = np.eye(held.n_classes), np.zeros(held.n_classes)
-    return Shrunk(*plain, penalty or STRONGEST, held.normalised(held.log_probs), {}, True, 0, False)
+        return mix(held, fold, penalty)
+    plain = np.eye(held.n_classes), np.zeros(held.n_classes), penalty or STRONGEST, 0.0, 0.0
+    return Mixture(*plain, held.normalised(held.log_probs), {}, True, 0, False)
 
 
-def _diagnostics(first: Diagnostics, shrunk: Shrunk, last: Confidence, loss: float) -> Diagnostics:
+def _diagnostics(first: Diagnostics, mixed: Mixture, last: Confidence, loss: float) -> Diagnostics:
     """Put together what the stages say: of the last one only its loss and its γ."""
-    bounds = [name for name, at in (("penalty", shrunk.at_bound), ("gamma", last.at_bound)) if at]
+    bounds = [name for name, at in (("penalty", mixed.at_bound), ("gamma", last.at_bound)) if at]
     return replace(
         first,
         criterion="out-of-fold nll",
         loss=loss,
-        converged=first.converged and shrunk.converged and last.converged,
-        iterations=first.iterations + shrunk.iterations + last.iterations,
+        converged=first.converged and mixed.converged and last.converged,
+        iterations=first.iterations + mixed.iterations + last.iterations,
         at_bound=(*first.at_bound, *bounds),
     )

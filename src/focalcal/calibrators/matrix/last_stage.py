@@ -10,6 +10,10 @@ that were left out when the scores' own map was fitted, by Newton's method on
 
 :math:`\sigma_k` being the standard deviation of the k-th feature, at least .02: few rows leave one
 temperature and γ = 0.
+
+A row's own part in the fit is known to first order: without it the minimum is at
+:math:`\theta + H^{-1} w_n g_n`, g being the gradient of its NLL and H the Hessian of the whole, so that its
+NLL is higher by :math:`w_n g_n^\top H^{-1} g_n` (approximate leave-one-out).
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ class Confidence:
     gamma: float
     stderr: float  # of γ; NaN at an end
     loss: float  # mean NLL
+    optimism: Array  # (n,) by how much a row's NLL would be higher, had the fit been without it
     converged: bool
     iterations: int
 
@@ -74,11 +79,13 @@ def fit_confidence(held: HeldOut) -> Confidence:
     start = fit_temperature(held.objective(), "nll", (_LOW, _HIGH)).parameters  # which basin
     tau, gamma = math.log(float(start["temperature"])), float(start["gamma"])
     best = _newton(held, rows, np.array([tau, 0.0, 0.0, 0.0, gamma]))
+    optimism = np.einsum("ni,ni->n", best.each @ best.inverse(), best.each) * held.weight
     slopes = np.append(best.point[0] - (best.point[1:4] / spread) @ centre, best.point[1:4] / spread)
     gamma, free = float(best.point[4]), _LOW < best.point[4] < _HIGH
     with np.errstate(invalid="ignore"):
         stderr = float(np.sqrt(np.linalg.pinv(best.hessian)[4, 4])) if free else np.nan
-    return Confidence(slopes, gamma, stderr, float(best.loss / held.weight.sum()), best.converged, best.steps)
+    loss = float(best.loss / held.weight.sum())
+    return Confidence(slopes, gamma, stderr, loss, optimism, best.converged, best.steps)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,23 @@ class _Here:
     value: float  # with the penalty
     gradient: Array
     hessian: Array
+    each: Array  # (n, 5) gradients of the rows' NLL
     converged: bool = False
     steps: int = 0
+
+    @property
+    def free(self) -> int:
+        """Number of parameters that are not held at an end: 4 without γ."""
+        gamma, slope = self.point[4], self.gradient[4]
+        return 4 if (gamma <= _LOW and slope > 0) or (gamma >= _HIGH and slope < 0) else 5
+
+    def inverse(self) -> Array:
+        """Return the inverse Hessian of the free parameters, its eigenvalues made positive, shape (5, 5)."""
+        found, free = np.zeros((5, 5)), self.free
+        values, vectors = np.linalg.eigh(self.hessian[:free, :free])
+        values = np.maximum(np.abs(values), 1e-9 * max(values[-1], 1e-9))
+        found[:free, :free] = vectors / values @ vectors.T
+        return found
 
 
 #: Inverse variances of the prior.
@@ -100,7 +122,7 @@ _PRIOR = np.array([0.0, *[_SPREAD_SLOPE**-2] * 3, _SPREAD_GAMMA**-2])
 
 def _look(held: HeldOut, rows: Array, point: Array) -> _Here:
     """Sum the loss and its derivatives: of a row, in its log T and in γ."""
-    loss, gradient, hessian = 0.0, _PRIOR * point, np.diag(_PRIOR)
+    loss, hessian, each = 0.0, np.diag(_PRIOR), np.empty((held.n, 5))
     for part in row_slices(held.n, held.n_classes):
         f, w, block = rows[part], held.weight[part], held.part(part)
         scaled = block.log_probs * np.exp(-(f @ point[:4]))[:, None]
@@ -110,24 +132,18 @@ def _look(held: HeldOut, rows: Array, point: Array) -> _Here:
             reference.split_rows(scaled.astype(np.float32), block.codes), 0.0, float(point[4])
         )
         loss += float(w @ jet.value)
-        gradient = gradient + np.append(f.T @ (w * jet.first[0]), w @ jet.first[1])
+        each[part, :4], each[part, 4] = f * jet.first[0][:, None], jet.first[1]
         cross = f.T @ (w * jet.second[1])
         top = np.hstack([(f * (w * jet.second[0])[:, None]).T @ f, cross[:, None]])
         hessian = hessian + np.vstack([top, np.append(cross, w @ jet.second[2])])
-    return _Here(point, loss, loss + 0.5 * float(_PRIOR @ point**2), gradient, hessian)
+    gradient = _PRIOR * point + held.weight @ each
+    return _Here(point, loss, loss + 0.5 * float(_PRIOR @ point**2), gradient, hessian, each)
 
 
 def _newton(held: HeldOut, rows: Array, start: Array) -> _Here:
     here = _look(held, rows, start)
     for steps in range(1, _STEPS + 1):
-        pushed = (here.point[4] <= _LOW and here.gradient[4] > 0) or (
-            here.point[4] >= _HIGH and here.gradient[4] < 0
-        )
-        size = 4 if pushed else 5
-        values, vectors = np.linalg.eigh(here.hessian[:size, :size])
-        values = np.maximum(np.abs(values), 1e-9 * max(values[-1], 1e-9))
-        step = np.zeros(5)
-        step[:size] = -vectors @ (vectors.T @ here.gradient[:size] / values)
+        step = -here.inverse() @ here.gradient
         if -here.gradient @ step < 2 * _CLOSE * held.weight.sum():
             return replace(here, steps=steps, converged=True)
         step /= max(1.0, np.abs(step).max())

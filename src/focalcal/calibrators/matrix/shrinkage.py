@@ -1,4 +1,4 @@
-r"""Matrix scaling shrunk towards temperature scaling, its strength chosen by cross-validation.
+r"""Matrix scaling shrunk towards temperature scaling by a prior of some strength.
 
 Let :math:`x = \log\mathrm{softmax}(z/T)` after temperature scaling, :math:`p` its probabilities. The map
 :math:`x + M(x-\bar x) + b` has :math:`K^2` parameters more, too many for most calibration sets, so each is
@@ -20,23 +20,15 @@ that it is as confident as those whose confidence was measured.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.calibrators.held_out import Array, HeldOut, log_normalised
+from focalcal.calibrators.held_out import Array, HeldOut
 from focalcal.calibrators.matrix.ridge import Minimum, Regression, minimise
 
-#: Strength from which the search starts, and factor of one step of it, which is half a decade.
-_START, _STEP = 1.0, 10**0.5
-
-#: Steps from the start that are tried at most.
-_FARTHEST = 6
-
-#: The largest λ that is tried: hardly different from temperature scaling.
-STRONGEST = _START * _STEP**_FARTHEST
-
-#: Rows and classes above which the search uses two folds only: what is left out then is large enough.
+#: Rows times classes from which on float32 and a looser end do.
 MANY = 200_000
 
 #: Steps end where the next one promises less than this for the mean loss, in nats, with many and with fewer
@@ -50,18 +42,11 @@ _DIFFERENT = 10
 _RANK, _ROUNDING = 1e-9, 1e-24
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """A fitted map, with what each row gets from a map that was fitted without it."""
+class Affine(NamedTuple):
+    """What a map adds to rows x: x @ shift + bias."""
 
-    matrix: Array  # (K, K): rows of x times this
+    shift: Array  # (K, K)
     bias: Array  # (K,)
-    penalty: float  # λ
-    out_of_fold: Array  # (n, K) log-probabilities
-    path: dict[float, float]  # mean out-of-fold NLL by λ that was tried
-    converged: bool
-    iterations: int
-    at_bound: bool
 
 
 @dataclass(frozen=True)
@@ -78,10 +63,10 @@ class Basis:
         found[:, :-1] = (log_probs - self.centre) @ self.inputs
         return found
 
-    def affine(self, theta: Array) -> tuple[Array, Array]:
-        """Return matrix (K, K) and bias (K,) of x ↦ x + features Θ outputs."""
+    def affine(self, theta: Array) -> Affine:
+        """Return the map that adds features Θ outputs."""
         shift = self.inputs @ theta[:-1] @ self.outputs
-        return np.eye(len(self.centre)) + shift, theta[-1] @ self.outputs - self.centre @ shift
+        return Affine(shift, theta[-1] @ self.outputs - self.centre @ shift)
 
 
 def find_basis(held: HeldOut) -> Basis:
@@ -103,23 +88,31 @@ def find_basis(held: HeldOut) -> Basis:
 
 
 def folds(held: HeldOut, count: int) -> NDArray[np.int64]:
-    """Return each row's fold, whatever the order of rows and classes; copies of a row stay together.
+    """Return each row's fold, whatever the order of rows and classes; clusters and copies stay together.
 
     Not stratified: folds that share their frequencies of classes would promise more than new rows keep.
     """
+    if held.cluster is not None:
+        _, numbers = np.unique(held.cluster, return_inverse=True)
+        return _dealt(numbers, count)
     rows = np.stack([held.log_probs.max(axis=1), held.losses(held.log_probs)], axis=1)
     different, numbers = np.unique(rows, axis=0, return_inverse=True)
     numbers = numbers.reshape(-1)  # of two axes in NumPy 2.0 alone
     if len(different) < _DIFFERENT * count:
         numbers = np.lexsort(rows.T).argsort()
+    return _dealt(numbers, count)
+
+
+def _dealt(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Deal what has numbers from 0 out to as many folds."""
     return np.asarray(np.random.default_rng(0).permutation(numbers.max() + 1)[numbers] % count)
 
 
-class Path:
-    """Fits for several strengths λ, without each of the folds and on all rows."""
+class Shrinkage:
+    """Fits with any strength, without one of the folds and on all rows."""
 
     def __init__(self, held: HeldOut, fold: NDArray[np.int64]) -> None:
-        self.held, self.basis = held, find_basis(held)
+        self.basis = find_basis(held)
         many = held.n * held.n_classes >= MANY
         self.tolerance = _LOOSE if many else _TIGHT
         kind = np.float32 if many else np.float64  # whose rounding is far below the tolerance
@@ -131,9 +124,7 @@ class Path:
             held.weight.astype(kind),
             held.masked,
         )
-        self.left_out = [np.flatnonzero(fold == k) for k in range(int(fold.max()) + 1)]
-        self.inside = [self.whole.part(np.flatnonzero(fold != k)) for k in range(len(self.left_out))]
-        self.outside = [self.whole.part(rows) for rows in self.left_out]
+        self.inside = [self.whole.part(np.flatnonzero(fold != k)) for k in range(int(fold.max()) + 1)]
         p, outputs = np.exp(held.normalised(held.log_probs)), self.basis.outputs.T
         spread = (p @ outputs**2 - (p @ outputs) ** 2) * held.weight[:, None]  # (n, q)
         self.curvature = np.asarray((self.whole.features**2).T @ spread.astype(kind), np.float64)
@@ -141,8 +132,17 @@ class Path:
         self.prior[-1] = held.n_classes
         self.iterations = 0
 
-    def fit(self, regression: Regression, strength: float, start: Array, tolerance: float) -> Minimum:
-        """Fit some of the rows."""
+    def without(self, k: int, strength: float, start: Array | None = None) -> Array:
+        """Return Θ of the fit without a fold."""
+        start = np.zeros_like(self.prior) if start is None else start
+        return self._fit(self.inside[k], strength, start, self.tolerance).theta
+
+    def last(self, strength: float, start: Array) -> Minimum:
+        """Fit all rows, with as much more strength as there are more of them."""
+        share = self.whole.weight.sum() / np.mean([some.weight.sum() for some in self.inside])
+        return self._fit(self.whole, float(strength * share), start, self.tolerance / 10)
+
+    def _fit(self, regression: Regression, strength: float, start: Array, tolerance: float) -> Minimum:
         penalty = strength * self.prior
         inverse = 1 / (self.curvature + penalty)
         mass = float(regression.weight.sum())
@@ -151,80 +151,3 @@ class Path:
         )
         self.iterations += found.iterations + 1
         return found
-
-    def without(self, k: int, strength: float, start: Array | None = None) -> LeftOut:
-        """Fit all folds but one, and map that one."""
-        start = np.zeros_like(self.prior) if start is None else start
-        theta = self.fit(self.inside[k], strength, start, self.tolerance).theta
-        return LeftOut(theta, log_normalised(self.outside[k].scores(theta).astype(np.float64)))
-
-    def loss(self, found: list[LeftOut]) -> float:
-        """Return the mean NLL of the folds that were left out, the first ones."""
-        parts = [self.held.part(rows) for rows in self.left_out[: len(found)]]
-        total = sum(part.weight @ part.losses(one.log_probs) for part, one in zip(parts, found, strict=True))
-        return float(total / sum(part.weight.sum() for part in parts))
-
-    def search(self, count: int) -> dict[int, list[LeftOut]]:
-        """Step from the start towards lower losses of the first folds, each fit from the one before it."""
-        found = {0: [self.without(k, _START) for k in range(count)]}
-
-        def walk(direction: int) -> None:
-            step, loss = 0, self.loss(found[0])
-            while abs(step) < _FARTHEST:
-                starts = [one.theta for one in found[step]]
-                step += direction
-                found[step] = [self.without(k, strength_of(step), starts[k]) for k in range(count)]
-                last, loss = loss, self.loss(found[step])
-                if loss >= last:
-                    return
-
-        walk(-1)
-        if self.loss(found[-1]) > self.loss(found[0]):
-            walk(1)
-        return found
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A fit without one fold."""
-
-    theta: Array
-    log_probs: Array  # of the fold's rows
-
-
-def strength_of(step: int) -> float:
-    """Return the strength λ that is some steps from the start."""
-    return float(_START * _STEP**step)
-
-
-def shrink(held: HeldOut, fold: NDArray[np.int64], strength: float | None = None) -> Shrunk:
-    """Fit the map of log-probabilities after temperature scaling.
-
-    Parameters
-    ----------
-    held : HeldOut
-        With the log-probabilities after temperature scaling, and no row of weight 0.
-    fold : array of shape (n,)
-        Number of each row's fold, from 0.
-    strength : float, optional
-        λ; by default the one of the lowest out-of-fold NLL, in half decades. Where there are many rows or
-        classes, two folds choose it.
-    """
-    path, count = Path(held, fold), int(fold.max()) + 1
-    tried: dict[int, list[LeftOut]] = {}
-    found: list[LeftOut] = []
-    at_bound = False
-    if strength is None:
-        tried = path.search(count if held.n * held.n_classes < MANY else 2)
-        best = min(tried, key=lambda step: path.loss(tried[step]))
-        strength, found, at_bound = strength_of(best), tried[best], best == -_FARTHEST
-    found += [path.without(k, strength) for k in range(len(found), count)]
-    out_of_fold = np.empty_like(held.log_probs)
-    for rows, one in zip(path.left_out, found, strict=True):
-        out_of_fold[rows] = one.log_probs
-    start = np.mean([one.theta for one in found], axis=0)
-    share = path.whole.weight.sum() / np.mean([some.weight.sum() for some in path.inside])
-    last = path.fit(path.whole, float(strength * share), start, path.tolerance / 10)
-    losses = {strength_of(step): path.loss(some) for step, some in sorted(tried.items())}
-    matrix, bias = path.basis.affine(last.theta)
-    return Shrunk(matrix, bias, strength, out_of_fold, losses, last.converged, path.iterations, at_bound)
