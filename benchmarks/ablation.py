@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,9 +22,11 @@ import focalcal
 from focalcal.calibrators import FocalMatrixScaling
 from focalcal.calibrators.held_out import HeldOut
 from focalcal.calibrators.matrix import last_stage as confidence
-from focalcal.calibrators.matrix import shrinkage
 from focalcal.calibrators.matrix.last_stage import Confidence
-from focalcal.calibrators.matrix.shrinkage import Basis, find_basis, shrink
+from focalcal.calibrators.matrix.mixture import Judged, Tried
+from focalcal.calibrators.matrix.mixture import _kept as kept
+from focalcal.calibrators.matrix.ridge import Minimum
+from focalcal.calibrators.matrix.shrinkage import Basis, Shrinkage, find_basis
 
 sys.path.insert(0, str(Path(__file__).parent))
 from quality import Cell, load, rows_of, score_files
@@ -50,13 +51,25 @@ def priced(power: float) -> Callable[[HeldOut], Basis]:
     return found
 
 
-def unscaled(held: HeldOut, fold: np.ndarray, strength: float | None = None) -> shrinkage.Shrunk:
-    """Return `shrink` whose last fit takes the same λ as those without a fold."""
-    found = shrink(held, fold, strength)
-    path = shrinkage.Path(held, fold)
-    last = path.fit(path.whole, found.penalty, np.zeros_like(path.prior), path.tolerance / 10)
-    matrix, bias = path.basis.affine(last.theta)
-    return replace(found, matrix=matrix, bias=bias)
+def unscaled(self: Shrinkage, strength: float, start: np.ndarray) -> Minimum:
+    """Fit all rows with the same λ as those without a fold."""
+    return self._fit(self.whole, strength, start, self.tolerance / 10)
+
+
+def one_map(judged: Judged, tried: list[Tried]) -> tuple[list[Tried], np.ndarray]:
+    """Keep the matrix of the lowest loss, whole."""
+    return [min(tried[:-1], key=lambda one: judged.loss(np.ones(1), [one])[0])], np.ones(1)
+
+
+def matrices(judged: Judged, tried: list[Tried]) -> tuple[list[Tried], np.ndarray]:
+    """Keep no vector scaling."""
+    return kept(judged, tried[:-1])
+
+
+def nothing_else(judged: Judged, tried: list[Tried]) -> tuple[list[Tried], np.ndarray]:
+    """Keep all of 1 for vector scaling and matrices."""
+    found, shares = kept(judged, tried)
+    return found, shares / max(shares.sum(), 1e-9)
 
 
 def stage(kind: str) -> Callable[[HeldOut], Confidence]:
@@ -87,7 +100,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     },
     "prior: whitened (to the power 1)": {"focalcal.calibrators.matrix.shrinkage.find_basis": priced(1.0)},
     "λ = 1 instead of a choice": {"penalty": 1.0},
-    "λ not scaled for the last fit": {f"{MODULE}.shrink": unscaled},
+    "λ not scaled for the last fit": {"focalcal.calibrators.matrix.shrinkage.Shrinkage.last": unscaled},
+    "no mixture: the best λ alone": {"focalcal.calibrators.matrix.mixture._kept": one_map},
+    "no vector scaling in the mixture": {"focalcal.calibrators.matrix.mixture._kept": matrices},
+    "no temperature scaling in the mixture": {"focalcal.calibrators.matrix.mixture._kept": nothing_else},
     "no matrix, only the last stage": {"penalty": 1e9},
 }
 

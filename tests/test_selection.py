@@ -14,6 +14,7 @@ from focalcal import (
     TemperatureScaling,
     fit_best,
     load,
+    open_scores,
 )
 
 
@@ -186,3 +187,82 @@ def test_a_matrix_needs_errors_to_learn_from():
     for errors, names in ((9, 2), (10, 3)):
         rows = np.concatenate([np.flatnonzero(right)[:150], np.flatnonzero(~right)[:errors]])
         assert len(fit_best(z[rows], y[rows]).ranking_) == names
+
+
+def prompts(questions, each, n_classes=10, seed=0):
+    """Questions asked in several ways, whose logits hardly differ: few independent rows."""
+    z, y = confused(questions, n_classes, seed)
+    rng = np.random.default_rng(seed)
+    z = np.repeat(z, each, axis=0)
+    order = rng.permutation(len(z))
+    cluster = np.repeat(np.arange(questions), each)
+    return (z + 0.01 * rng.normal(size=z.shape))[order], np.repeat(y, each)[order], cluster[order]
+
+
+def test_clusters_are_left_out_together_and_counted_once():
+    z, y, cluster = prompts(120, 4)
+    names = np.array([f"q{k:03}" for k in range(120)])[cluster]
+    best = fit_best(z, y, cluster=names)
+    fold = np.random.default_rng(0).permutation(120)[cluster] % 5
+    losses = np.empty(480)
+    for k in range(5):
+        cal = TemperatureScaling().fit(z[fold != k], y[fold != k])
+        losses[fold == k] = -cal.transform(z[fold == k])[np.arange((fold == k).sum()), y[fold == k]]
+    found = {one.name: one for one in best.ranking_}["TemperatureScaling"]
+    assert found.loss.value == pytest.approx(losses.mean(), rel=1e-9)
+    sums = np.bincount(cluster, losses - losses.mean())
+    assert found.loss.stderr == pytest.approx(np.sqrt(sums @ sums) / 480, rel=1e-6)
+    assert found.loss.stderr > 1.9 * losses.std() / np.sqrt(480)
+
+
+def test_clusters_that_are_told_promise_what_new_ones_keep():
+    z, y, cluster = prompts(150, 8)
+    new, of_new, _ = prompts(3000, 1, seed=1)
+    only = [FocalMatrixScaling()]
+    told, untold = fit_best(z, y, methods=only, cluster=cluster), fit_best(z, y, methods=only)
+    assert told.penalty_ > untold.penalty_
+    assert nll(told, new, of_new) < nll(untold, new, of_new) - 0.1
+    promised = told.ranking_[0].loss
+    assert abs(promised.value - nll(told, new, of_new)) < 3 * promised.stderr
+    assert untold.ranking_[0].loss.value < nll(untold, new, of_new) - 0.1
+
+
+def test_each_row_a_cluster_of_its_own_has_the_errors_of_rows():
+    z, y = confused(400)
+    found, plain = fit_best(z, y, cluster=np.arange(400)).ranking_, fit_best(z, y).ranking_
+    assert [one.name for one in found] == [one.name for one in plain]
+    for one, other in zip(found, plain, strict=True):
+        assert one.loss.stderr == pytest.approx(other.loss.stderr, rel=0.1)
+
+
+def test_clusters_of_a_part_stay_clusters(monkeypatch):
+    from focalcal.calibrators import selection
+
+    z, y = confused(9000)
+    monkeypatch.setattr(selection, "_ENOUGH", 6000)
+    best = fit_best(z, y, cluster=np.arange(9000) // 3)
+    alone = fit_best(z, y)
+    assert best.ranking_[0].loss.n == alone.ranking_[0].loss.n < 2000
+    assert best.ranking_[0].loss.stderr != alone.ranking_[0].loss.stderr
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (np.arange(50) % 4, "Expected at least 5 clusters, so that each fold has one, got 4"),
+        (np.arange(49), "cluster"),
+        (np.array(["a", 1] * 25, object), "Expected cluster of one kind"),
+        (np.ones((50, 2)), "cluster"),
+    ],
+)
+def test_clusters_that_are_none_are_refused(cluster, message):
+    z, y = drawn(50, 3, 1.0, seed=0)
+    with pytest.raises(ValueError, match=message):
+        fit_best(z, y, cluster=cluster)
+
+
+def test_a_file_has_no_clusters(tmp_path):
+    z, y = drawn(50, 3, 1.0, seed=0)
+    np.savez(tmp_path / "scores.npz", logits=z, labels=y)
+    with pytest.raises(TypeError, match="Expected scores of a file without"):
+        fit_best(open_scores(tmp_path / "scores.npz"), cluster=np.arange(50))
