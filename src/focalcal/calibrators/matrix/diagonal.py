@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from focalcal.calibrators.held_out import Array, HeldOut
+from focalcal.calibrators.held_out import Array, HeldOut, row_max, row_sum
 from focalcal.engine import row_slices
 
 #: Stop where the next step promises to lower the mean loss by less than this. It is still taken, and Newton's
@@ -118,10 +118,10 @@ def _state(held: HeldOut, at: Array, ridge: Array) -> _State:
         p += bias
         if part.masked is not None:
             p[part.masked] = -np.inf
-        p -= p.max(axis=1, keepdims=True)
+        p -= row_max(p)[:, None]
         label = p[every, part.codes]
         np.exp(p, out=p)
-        total = p.sum(axis=1)
+        total = row_sum(p)
         value += float(part.weight @ (np.log(total) - label))
         p *= (root / total)[:, None]
         a = np.concatenate([p * u, p], axis=1)  # (b, 2K)

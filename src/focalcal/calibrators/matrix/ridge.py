@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.calibrators.held_out import Array, Mask
+from focalcal.calibrators.held_out import Array, Mask, row_max, row_sum
 
 Floats = NDArray[np.floating[Any]]
 
@@ -62,11 +62,11 @@ class Regression:
     def loss(self, theta: Array) -> tuple[float, Array]:
         """Return the weighted sum of the NLL and its gradient in Θ."""
         z = self.scores(theta)
-        z -= z.max(axis=1, keepdims=True)
+        z -= row_max(z)[:, None]
         rows = np.arange(len(z))
         label = z[rows, self.codes]
         np.exp(z, out=z)
-        total = z.sum(axis=1)
+        total = row_sum(z)
         value = float(self.weight.astype(np.float64) @ (np.log(total) - label).astype(np.float64))
         z *= (self.weight / total)[:, None]
         z[rows, self.codes] -= self.weight
