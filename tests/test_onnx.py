@@ -2,10 +2,15 @@
 
 import json
 import sys
+import warnings
+from copy import copy
+from functools import cache
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
+from cases import drawn
 from fitted import assert_close, fitted, hard_rows
 
 onnx = pytest.importorskip("onnx", reason="onnx is an optional extra: pip install 'focalcal[onnx]'")
@@ -14,6 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX graphs are run by 
 from sklearn.exceptions import NotFittedError  # noqa: E402
 
 import focalcal  # noqa: E402
+from focalcal.calibrators import _FAMILIES  # noqa: E402
 
 
 def session(model):
@@ -38,6 +44,61 @@ def test_the_graph_is_the_calibrators_map(gamma, n_classes, dtype, tolerance):
         assert_close(log_probs, cal.transform(z.astype(float)), 5 * tolerance)  # of a nat, or of the value
         np.testing.assert_allclose(probs, cal.predict_proba(z.astype(float)), rtol=0, atol=tolerance)
         np.testing.assert_array_equal(probs.argmax(axis=1), z.argmax(axis=1))
+
+
+@cache
+def of_family(name, n_classes, wild=False):
+    """Return a fitted calibrator; a wild one has a matrix or slopes that mix up the classes."""
+    z, y = drawn(200, n_classes, 2.0, seed=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", focalcal.CalibrationWarning)
+        cal = _FAMILIES[name]().fit(1.5 * z, y)
+    if wild:
+        rng = np.random.default_rng(0)
+        for table in {"matrix", "slope", "bias", "intercept"} & set(cal._parameter_names):
+            value = getattr(cal, f"{table}_")
+            setattr(cal, f"{table}_", rng.normal(size=value.shape))
+    return cal
+
+
+def harder_rows(n_classes):
+    """Return hard rows, and with more than two classes also sure ones that have masked classes."""
+    z = hard_rows(n_classes, seed=1)
+    masked = z[:20].copy()
+    masked[:, 1 if n_classes > 2 else 0] = -np.inf
+    masked[10:, -1] += 300
+    return np.vstack([z, masked])
+
+
+#: What the last digit of a score may become: isotonic functions are steep.
+STEEP = {"IsotonicCalibration": 30}
+
+
+@pytest.mark.parametrize("kind", ["logits", "probs"])
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
+@pytest.mark.parametrize("name", _FAMILIES)
+def test_every_family_is_its_own_map(name, n_classes, kind):
+    cal, rows = of_family(name, n_classes), harder_rows(n_classes)
+    if kind == "probs":
+        cal = copy(cal).set_params(input="probs")
+        rows = np.exp(log_softmax(rows.astype(float), axis=1))
+    for dtype, tolerance in (("float64", 1e-13), ("float32", 5e-6)):
+        x = rows.astype(dtype)
+        log_probs, probs = run(
+            focalcal.to_onnx(cal, dtype=dtype), **{"logits" if kind == "logits" else "raw_probs": x}
+        )
+        assert log_probs.dtype == probs.dtype == dtype
+        assert_close(log_probs, cal.transform(x.astype(float)), tolerance * STEEP.get(name, 1))
+        np.testing.assert_allclose(probs, cal.predict_proba(x.astype(float)), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in _FAMILIES if "Matrix" in name or "Vector" in name])
+def test_matrices_that_mix_up_the_classes(name):
+    cal, z = of_family(name, 10, wild=True), harder_rows(10)
+    for dtype, tolerance in (("float64", 5e-14), ("float32", 5e-5)):
+        log_probs, probs = run(focalcal.to_onnx(cal, dtype=dtype), logits=z.astype(dtype))
+        assert_close(log_probs, cal.transform(z.astype(float)), tolerance)
+        np.testing.assert_allclose(probs, cal.predict_proba(z.astype(float)), rtol=0, atol=tolerance / 20)
 
 
 @pytest.mark.parametrize("gamma", [None, -0.5, 2.0])
@@ -77,6 +138,36 @@ def test_what_the_model_says_of_itself(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cal.onnx"]  # nothing is left aside
     log_probs, _ = run(str(tmp_path / "cal.onnx"), logits=np.array([[4, 0]], np.float32))
     np.testing.assert_allclose(np.exp(log_probs), [[0.75, 0.25]], atol=1e-6)
+
+
+def test_tables_of_parameters_are_told_by_their_shapes():
+    cal = of_family("FocalMatrixScaling", 10)
+    facts = {entry.key: entry.value for entry in focalcal.to_onnx(cal).metadata_props}
+    assert float(facts["focalcal_gamma"]) == cal.gamma_
+    assert json.loads(facts["focalcal_matrix_shape"]) == [10, 10]
+    assert json.loads(facts["focalcal_slopes_shape"]) == [4]
+    assert "focalcal_matrix" not in facts
+
+
+def test_shares_at_their_ends():
+    z = harder_rows(3).astype(float)
+    mixed, ensemble = (copy(of_family(f"{kind}TemperatureScaling", 3)) for kind in ("Mixed", "Ensemble"))
+    for share in (0.0, 0.3, 1.0):
+        mixed.share_ = share
+        assert_close(run(focalcal.to_onnx(mixed, dtype="float64"), logits=z)[0], mixed.transform(z), 1e-13)
+    for weights in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.3, 0.2]):
+        ensemble.weights_ = np.array(weights)
+        found, _ = run(focalcal.to_onnx(ensemble, dtype="float64"), logits=z)
+        assert_close(found, ensemble.transform(z), 1e-13)
+
+
+def test_a_bin_includes_its_upper_edge():
+    cal = copy(of_family("HistogramBinning", 2))
+    cal.edges_ = np.sort(np.r_[np.arange(-6.0, 7.0), 2.0])[None]  # one of them twice
+    odds = np.r_[0.0, np.arange(-7.5, 8.0)]  # 0 is an edge, whatever is rounded
+    z = np.stack([np.zeros(len(odds)), odds], axis=1)
+    found, _ = run(focalcal.to_onnx(cal, dtype="float64"), logits=z)
+    assert_close(found, cal.transform(z), 1e-13)
 
 
 def test_no_rows_are_no_rows():
@@ -119,6 +210,17 @@ def test_a_classifier_is_followed_by_its_calibrator(tmp_path, opset, ir_version,
     assert model.SerializeToString() == before
 
 
+@pytest.mark.parametrize("opset", [13, 18, 22])
+def test_every_family_behind_a_classifier(opset):
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(5, 4)).astype(np.float32)
+    model = linear(weight, opset, 8 if opset < 20 else 10)
+    for name in _FAMILIES:
+        cal = of_family(name, 3)
+        joined = focalcal.to_onnx(cal, model=model)
+        assert_close(run(joined, x=x)[0], cal.transform((x @ weight).astype(float)), 5e-5)
+
+
 def test_models_that_do_not_fit():
     cal, weight = fitted(3, 0.5, 2.0), np.ones((4, 3), np.float32)
     for model in (linear(weight, outputs=("a", "b")), linear(weight, opset=12)):
@@ -143,6 +245,14 @@ def test_wrong_calls():
         focalcal.to_onnx(1.5)
     with pytest.raises(NotFittedError):
         focalcal.to_onnx(focalcal.TemperatureScaling())
+    family = type("Own", (focalcal.calibrators.Calibrator,), dict.fromkeys(("_estimate",)))
+    family.__abstractmethods__ = frozenset()
+    own = family()
+    own.classes_, own.input = np.arange(2), "logits"
+    with pytest.raises(
+        TypeError, match=r"ONNX can say \(TemperatureScaling, .*Spline.*\), got Own\. Use its"
+    ):
+        focalcal.to_onnx(own)
     with pytest.raises(ValueError, match="Expected dtype to be one of 'float32', 'float64', got 'float16'"):
         focalcal.to_onnx(fitted(2, 1.0), dtype="float16")
 

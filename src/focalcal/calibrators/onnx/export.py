@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import focalcal
 from focalcal._settings import check_choice, optional_module
 from focalcal._validate import PROBABILITY_FLOOR
 from focalcal.calibrators.base import Calibrator
-from focalcal.calibrators.onnx.graph import DTYPES, Graph, focal_temperature
-from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators.onnx.families import log_probs
+from focalcal.calibrators.onnx.graph import DTYPES, Graph
 from focalcal.io.files import written_aside
 
 #: What every runtime since 2022 reads; a model that is extended keeps its own.
@@ -42,7 +41,7 @@ def to_onnx(
     Parameters
     ----------
     calibrator : Calibrator
-        Fitted, of any family.
+        Fitted, of any family of focalcal.
     path : path, optional
         Where to write the model as well: aside, and then renamed.
     dtype : {"float32", "float64"}
@@ -55,14 +54,15 @@ def to_onnx(
     onnx.ModelProto
         From "logits" ("raw_probs" for a calibrator with input="probs") of shape (N, K), N free, to
         "log_probs" (nats) and "probs" of the same shape. Opset 17; that of `model`, if it is given. The
-        metadata hold the version of focalcal, the family, its parameters and the classes, as focalcal_….
+        metadata hold the version of focalcal, the family, its parameters and the classes, as focalcal_…;
+        of tables of parameters, which the graph holds, their shapes alone.
 
     Raises
     ------
     ImportError
         Without the extra [onnx].
     TypeError
-        For what is no calibrator of focalcal, or no ONNX model.
+        For what is no calibrator of focalcal, one of a family of your own, or no ONNX model.
     ValueError
         For another dtype; a model with several outputs, of another width or dtype, below opset 13, or
         whose names are those of the calibrator's outputs.
@@ -73,11 +73,12 @@ def to_onnx(
     -----
     As `Calibrator.transform`, except that the values are not checked. The probabilities are its own to
     within 2e−6 in float32 and 1e−14 in float64 for γ up to 20, also of saturated, tied and masked
-    (−inf) rows.
+    (−inf) rows. Where a calibrator jumps (`HistogramBinning`), a score that rounding moves over an edge
+    gets the next bin's probability.
 
     Examples
     --------
-    >>> cal = TemperatureScaling().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
+    >>> cal = focalcal.TemperatureScaling().fit([[4.0, 0.0]] * 4, [0, 0, 0, 1])
     >>> [output.name for output in to_onnx(cal).graph.output]
     ['log_probs', 'probs']
     """
@@ -106,12 +107,11 @@ def _alone(
     logits = (
         scores if calibrator.input == "logits" else g("Log", g("Max", scores, g.number(PROBABILITY_FLOOR)))
     )
-    log_probs = _log_probs(calibrator, g, logits)
-    g("Identity", log_probs, output="log_probs")
-    g("Exp", log_probs, output="probs")
-    kind = onnx.helper.np_dtype_to_tensor_dtype(g.dtype)
+    calibrated = log_probs(calibrator, g, logits)
+    g("Identity", calibrated, output="log_probs")
+    g("Exp", calibrated, output="probs")
     shape = ("N", g.n_classes)
-    values = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in (scores, *_OUTPUTS)]
+    values = [onnx.helper.make_tensor_value_info(name, g.kind, shape) for name in (scores, *_OUTPUTS)]
     graph = onnx.helper.make_graph(g.nodes, "focalcal", values[:1], values[1:], g.constants)
     made = onnx.helper.make_model(
         graph,
@@ -122,7 +122,9 @@ def _alone(
     )
     facts = calibrator.to_dict()
     told = {name: facts[name] for name in ("version", "calibrator")}
-    told |= {name: repr(value) for name, value in facts["parameters"].items()}
+    for name, value in facts["parameters"].items():
+        # tables are among the graph's constants
+        told |= {f"{name}_shape": repr(list(np.shape(value)))} if np.ndim(value) else {name: repr(value)}
     told["classes"] = json.dumps(facts["classes"], ensure_ascii=False)
     # a classifier's model may tell of its own classes
     onnx.helper.set_model_props(made, {f"focalcal_{name}": value for name, value in told.items()})
@@ -166,22 +168,3 @@ def _read(onnx: Any, path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"Expected an ONNX model in {path}, got no such file. Export it.") from error
     except Exception as error:  # protobuf's own, which onnx does not name
         raise ValueError(f"Expected an ONNX model in {path}, got another file: {error}.") from error
-
-
-# a family registers here how it is said in ONNX
-@singledispatch
-def _log_probs(calibrator: Calibrator, g: Graph, logits: str) -> str:
-    raise TypeError(
-        f"Expected a calibrator that ONNX can say (TemperatureScaling, FocalTemperatureScaling), got "
-        f"{type(calibrator).__name__}. Use its own transform."
-    )
-
-
-@_log_probs.register
-def _(calibrator: TemperatureScaling, g: Graph, logits: str) -> str:
-    return focal_temperature(g, logits, calibrator.temperature_, 0.0)
-
-
-@_log_probs.register
-def _(calibrator: FocalTemperatureScaling, g: Graph, logits: str) -> str:
-    return focal_temperature(g, logits, calibrator.temperature_, calibrator.gamma_)

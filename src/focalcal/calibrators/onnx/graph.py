@@ -1,4 +1,4 @@
-r"""The calibrators' formulas as ONNX graphs: those of `focalcal.kernels.reference_map`.
+r"""Softmax, temperature and focal map as ONNX graphs: those of `focalcal.kernels.reference_map`.
 
 The top class's :math:`1-q` is summed from the other classes, so that saturated rows are exact in float32 too.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 #: Stands for −inf in the graph, so that 0 · log 0 is 0.
-_MASKED = -1e30
+MASKED = -1e30
 
 #: Terms of the series of artanh below odds of one, where its argument is at most a third.
 _TERMS = {"float32": 7, "float64": 16}
@@ -24,18 +24,24 @@ class Graph:
     def __init__(self, helper: Any, numpy_helper: Any, dtype: str, n_classes: int) -> None:
         self.helper, self.numpy_helper = helper, numpy_helper
         self.dtype, self.n_classes = np.dtype(dtype), n_classes
+        self.kind, self.index_kind = map(helper.np_dtype_to_tensor_dtype, (self.dtype, np.dtype(np.int64)))
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def __call__(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node; return the name of its output."""
+        """Add a node; return the name of its first output."""
         name = output or f"focalcal/{op}_{len(self.nodes)}"
-        self.nodes.append(self.helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        outputs = [name, f"{name}/places"] if op == "TopK" else [name]  # which must be named
+        self.nodes.append(self.helper.make_node(op, list(inputs), outputs, name=name, **attributes))
         return name
 
     def number(self, value: float) -> str:
         """Return the name of a number in the graph's precision."""
-        return self.constant(np.array(value, self.dtype))
+        return self.numbers(np.array(value))
+
+    def numbers(self, values: Any) -> str:
+        """Return the name of an array of numbers in the graph's precision."""
+        return self.constant(np.asarray(values).astype(self.dtype))
 
     def constant(self, value: Any) -> str:
         """Return the name of a constant array."""
@@ -46,31 +52,35 @@ class Graph:
 
 def focal_temperature(g: Graph, logits: str, temperature: float, gamma: float) -> str:
     """Add log φ_γ(softmax(z / T)) of logits (N, K)."""
-    top = g("ArgMax", logits, axis=1, keepdims=1)  # (N, 1), one of those that tie
-    columns = g.constant(np.arange(g.n_classes, dtype=np.int64)[None])
-    is_top = g("Equal", columns, top)  # (N, K)
-    # before the division, which would round logits that are large beside their differences
-    gaps = g("Sub", logits, g("GatherElements", logits, top, axis=1))
-    below = g("Max", g("Div", gaps, g.number(temperature)), g.number(_MASKED))
-    log_q, log_top, log_odds = _log_softmax(g, below, is_top)
+    gaps, is_top = below_top(g, logits)
+    below = g("Max", g("Div", gaps, g.number(temperature)), g.number(MASKED))
+    log_q, log_top, log_odds = log_softmax(g, below, is_top)
     if gamma != 0:
         log_h = _log_h(g, log_q, gamma)
         # classes that tie with the top one stay tied
         on_top = g("GreaterOrEqual", below, g.number(0.0))
         log_h_top = _log_h_top(g, log_top, log_odds, gamma)
-        log_q, _, _ = _log_softmax(g, g("Where", on_top, g.number(0.0), g("Sub", log_h, log_h_top)), is_top)
+        log_q, _, _ = log_softmax(g, g("Where", on_top, g.number(0.0), g("Sub", log_h, log_h_top)), is_top)
     masked = g("IsInf", logits, detect_positive=0)
     return g("Where", masked, g.number(-np.inf), log_q)
 
 
-def _log_softmax(g: Graph, below: str, is_top: str) -> tuple[str, str, str]:
+def below_top(g: Graph, logits: str) -> tuple[str, str]:
+    """Add logits less their row's largest, and where that is, both (N, K)."""
+    top = g("ArgMax", logits, axis=1, keepdims=1)  # (N, 1), one of those that tie
+    columns = g.constant(np.arange(g.n_classes, dtype=np.int64)[None])
+    # before a division, which would round logits that are large beside their differences
+    return g("Sub", logits, g("GatherElements", logits, top, axis=1)), g("Equal", columns, top)
+
+
+def log_softmax(g: Graph, below: str, is_top: str) -> tuple[str, str, str]:
     """Add log q (N, K), log q of the top class (N, 1) and log S (N, 1), from logits less the top one's."""
     axes = g.constant(np.array([1], np.int64))
-    rest = g("Where", is_top, g.number(_MASKED), below)
+    rest = g("Where", is_top, g.number(MASKED), below)
     second = g("GatherElements", rest, g("ArgMax", rest, axis=1, keepdims=1), axis=1)
     total = g("ReduceSum", g("Exp", g("Sub", rest, second)), axes, keepdims=1)
     log_odds = g("Add", second, g("Log", total))
-    log_top = g("Neg", _log1p(g, _odds(g, log_odds)))
+    log_top = g("Neg", log1p(g, _odds(g, log_odds)))
     return g("Add", below, log_top), log_top, log_odds
 
 
@@ -80,7 +90,7 @@ def _odds(g: Graph, log_odds: str) -> str:
     return g("Max", g("Exp", log_odds), g.number(tiny))
 
 
-def _log1p(g: Graph, x: str) -> str:
+def log1p(g: Graph, x: str) -> str:
     """Add log(1 + x), x > 0, to the last digit: ONNX has no such operation, and log loses a small x."""
     one = g.number(1.0)
     u = g("Add", one, x)
