@@ -455,6 +455,16 @@ def test_export_writes_a_model_that_a_runtime_reads(capsys):
     assert (again["inputs"], again["outputs"]) == (["logits"], ["log_probs", "probs"])
 
 
+def test_export_takes_what_is_chosen_by_itself(capsys):
+    runtime = pytest.importorskip("onnxruntime", reason="pip install onnxruntime to run the exported model")
+    logits, _ = predictions(100, seed=2)
+    for method in ("auto", "focal-matrix"):
+        succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json", "--method", method)
+        succeed(capsys, "export", "cal.json", "-o", "cal.onnx")
+        _, probs = runtime.InferenceSession("cal.onnx").run(None, {"logits": logits})
+        np.testing.assert_allclose(probs, focalcal.load("cal.json").predict_proba(logits), atol=1e-6)
+
+
 def test_evaluate_by_a_column(capsys):
     names = np.array(["de", "[en]", None], dtype=object)[np.arange(1000) % 3]
     rows = table(seed=1).append_column("language", [names.tolist()])
