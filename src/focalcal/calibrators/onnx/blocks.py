@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal.calibrators.onnx.graph import MASKED, Graph, below_top, focal_temperature, log1p, log_softmax
+from focalcal.calibrators.onnx.graph import Graph, below_top, focal_temperature, log1p, log_softmax
 
 Array = NDArray[np.float64]
 
@@ -47,9 +47,9 @@ def affine(g: Graph, scores: str, weight: Array, bias: Array) -> str:
 def mixture(g: Graph, parts: Sequence[tuple[str, float]]) -> str:
     """Add the logarithm of a weighted sum, from the logarithms of its parts; a weight may be 0."""
     logs = [g("Add", part, g.number(np.log(weight))) for part, weight in parts if weight > 0]
-    total = g("Max", logs[0], g.number(MASKED))
+    total = g("Max", logs[0], g.masked())
     for other in logs[1:]:
-        high, low = g("Max", total, other), g("Max", g("Min", total, other), g.number(MASKED))
+        high, low = g("Max", total, other), g("Max", g("Min", total, other), g.masked())
         total = g("Add", high, log1p(g, g("Exp", g("Sub", low, high))))
     return total
 
@@ -94,7 +94,7 @@ def second_log_odds(g: Graph, logits: str) -> str:
 def top_log_odds(g: Graph, logits: str) -> tuple[str, str]:
     """Add where the top class is (N, K), and its log-odds (N, 1) against the others that can occur."""
     gaps, is_top = below_top(g, logits)
-    _, _, against = log_softmax(g, g("Max", gaps, g.number(MASKED)), is_top)
+    _, _, against = log_softmax(g, g("Max", gaps, g.masked()), is_top)
     return is_top, g("Neg", g("Max", against, g.number(-_LARGEST)))
 
 

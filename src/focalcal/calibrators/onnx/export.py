@@ -73,8 +73,8 @@ def to_onnx(
     -----
     As `Calibrator.transform`, except that the values are not checked. The probabilities are its own to
     within 2e−6 in float32 and 1e−14 in float64 for γ up to 20, also of saturated, tied and masked
-    (−inf) rows. Where a calibrator jumps (`HistogramBinning`), a score that rounding moves over an edge
-    gets the next bin's probability.
+    (−inf) rows. Not so where a calibrator jumps (`HistogramBinning`) or nearly does
+    (`IsotonicCalibration`) next to a score: what rounding moves over an edge is mapped as beyond it.
 
     Examples
     --------

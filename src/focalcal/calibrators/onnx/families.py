@@ -23,7 +23,7 @@ from focalcal.calibrators.one_vs_rest.histogram import HistogramBinning
 from focalcal.calibrators.one_vs_rest.isotonic import IsotonicCalibration
 from focalcal.calibrators.one_vs_rest.platt import PlattScaling
 from focalcal.calibrators.onnx import blocks
-from focalcal.calibrators.onnx.graph import MASKED, Graph, below_top, focal_temperature
+from focalcal.calibrators.onnx.graph import Graph, below_top, focal_temperature
 from focalcal.calibrators.temperature.temperature import FocalTemperatureScaling, TemperatureScaling
 
 
@@ -52,7 +52,7 @@ def _(calibrator: FocalTemperatureScaling, g: Graph, logits: str) -> str:
 def _(calibrator: FocalMatrixScaling, g: Graph, logits: str) -> str:
     log_p = _after_temperature(calibrator, g, logits)
     p = g("Exp", log_p)
-    entropy = g("Neg", blocks.row_sums(g, g("Mul", p, g("Max", log_p, g.number(MASKED)))))
+    entropy = g("Neg", blocks.row_sums(g, g("Mul", p, g("Max", log_p, g.masked()))))
     largest = g("TopK", p, g.constant(np.array([2], np.int64)), axis=1)
     slopes = calibrator.slopes_[:, None]
     log_temperature = g(
@@ -153,7 +153,9 @@ def _(calibrator: HistogramBinning, g: Graph, logits: str) -> str:
 @log_probs.register
 def _(calibrator: IsotonicCalibration, g: Graph, logits: str) -> str:
     cuts = calibrator.ends_[:-1].astype(np.int64)
-    x, p = (np.split(one, cuts) for one in (calibrator.thresholds_, calibrator.probabilities_))
+    # in the graph's precision already here: slopes between steep steps belong to what the steps become
+    thresholds = calibrator.thresholds_.astype(g.dtype).astype(np.float64)
+    x, p = (np.split(one, cuts) for one in (thresholds, calibrator.probabilities_))
     most = max(map(len, x))
     # from threshold to threshold, and constant before the first and after the last
     borders = np.stack([np.append(one, np.full(most - len(one), np.inf)) for one in x])
@@ -162,10 +164,11 @@ def _(calibrator: IsotonicCalibration, g: Graph, logits: str) -> str:
         end = len(places) + 1
         anchors[k, :end] = np.append(places[0], places)
         values[k, :end] = np.append(heights[0], heights)
-        slopes[k, 1 : end - 1] = np.diff(heights) / np.diff(places)
+        slopes[k, 1 : end - 1] = np.diff(heights) / np.maximum(np.diff(places), np.finfo(g.dtype).tiny)
     odds = blocks.log_odds(g, logits)
     here = blocks.piecewise(g, odds, borders, anchors, [slopes, values])
     rest = blocks.piecewise(g, odds, borders, anchors, [-slopes, 1 - values])  # whose digits 1 − p would lose
+    rest = g("Max", rest, g.number(1 - calibrator.probabilities_.max()))
     return blocks.normalised(g, blocks.joined(g, g("Sub", g("Log", here), g("Log", rest))), logits)
 
 
@@ -186,16 +189,16 @@ def _(calibrator: SplineCalibration, g: Graph, logits: str) -> str:
     left, right = (np.array([[0.0], [0.0], [spline(at, 1)], [spline(at)]]) for at in places[[0, -1]])
     anchors = np.append(places[0], places)[None]
     coefficients = list(np.hstack([left, spline.c, right])[:, None])  # lines beyond the ends
-    log_p = blocks.scaled(g, logits, calibrator.temperature_)
+    scores = g("Div", below_top(g, logits)[0], g.number(calibrator.temperature_))
     if g.n_classes == 2:
-        odds = blocks.second_log_odds(g, log_p)
+        odds = blocks.second_log_odds(g, scores)
         return blocks.normalised(
             g, blocks.joined(g, blocks.piecewise(g, odds, places[None], anchors, coefficients)), logits
         )
-    is_top, odds = blocks.top_log_odds(g, log_p)
+    is_top, odds = blocks.top_log_odds(g, scores)
     answers = blocks.piecewise(g, odds, places[None], anchors, coefficients)
     # the other classes keep their shares of 1 − p, log(1−p) being log p − s
     of_top = g("Neg", blocks.softplus(g, g("Neg", answers)))
     log_top = g("Neg", blocks.softplus(g, g("Neg", odds)))
     shift = g("Sub", g("Sub", odds, log_top), blocks.softplus(g, answers))
-    return blocks.normalised(g, g("Where", is_top, of_top, g("Add", log_p, shift)), logits)
+    return blocks.normalised(g, g("Where", is_top, of_top, g("Add", blocks.scaled(g, scores), shift)), logits)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 #: Stands for −inf in the graph, so that 0 · log 0 is 0.
-MASKED = -1e30
+_MASKED = {"float32": -1e37, "float64": -1e200}
 
 #: Terms of the series of artanh below odds of one, where its argument is at most a third.
 _TERMS = {"float32": 7, "float64": 16}
@@ -43,6 +43,10 @@ class Graph:
         """Return the name of an array of numbers in the graph's precision."""
         return self.constant(np.asarray(values).astype(self.dtype))
 
+    def masked(self) -> str:
+        """Return the name of the number that stands for −inf."""
+        return self.number(_MASKED[self.dtype.name])
+
     def constant(self, value: Any) -> str:
         """Return the name of a constant array."""
         name = f"focalcal/constant_{len(self.constants)}"
@@ -53,7 +57,7 @@ class Graph:
 def focal_temperature(g: Graph, logits: str, temperature: float, gamma: float) -> str:
     """Add log φ_γ(softmax(z / T)) of logits (N, K)."""
     gaps, is_top = below_top(g, logits)
-    below = g("Max", g("Div", gaps, g.number(temperature)), g.number(MASKED))
+    below = g("Max", g("Div", gaps, g.number(temperature)), g.masked())
     log_q, log_top, log_odds = log_softmax(g, below, is_top)
     if gamma != 0:
         log_h = _log_h(g, log_q, gamma)
@@ -76,7 +80,7 @@ def below_top(g: Graph, logits: str) -> tuple[str, str]:
 def log_softmax(g: Graph, below: str, is_top: str) -> tuple[str, str, str]:
     """Add log q (N, K), log q of the top class (N, 1) and log S (N, 1), from logits less the top one's."""
     axes = g.constant(np.array([1], np.int64))
-    rest = g("Where", is_top, g.number(MASKED), below)
+    rest = g("Where", is_top, g.masked(), below)
     second = g("GatherElements", rest, g("ArgMax", rest, axis=1, keepdims=1), axis=1)
     total = g("ReduceSum", g("Exp", g("Sub", rest, second)), axes, keepdims=1)
     log_odds = g("Add", second, g("Log", total))
