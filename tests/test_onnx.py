@@ -179,18 +179,6 @@ def test_logits_of_any_size(name):
             np.testing.assert_allclose(probs, cal.predict_proba(x.astype(float)), atol=1e-6)
 
 
-def test_steps_too_narrow_for_float32_stay_probabilities():
-    cal = copy(of_family("IsotonicCalibration", 2))
-    cal.thresholds_ = 30 + np.r_[0.0, 1e-6, 1.1e-6, 3e-6, 1.0]
-    cal.probabilities_, cal.ends_ = np.array([0.01, 0.4, 0.5, 0.999, 0.9999]), np.array([5.0])
-    odds = (30 + np.linspace(-1e-5, 1e-5, 41)).astype(np.float32)
-    log_probs, probs = run(focalcal.to_onnx(cal), logits=np.stack([0 * odds, odds], axis=1))
-    assert np.isfinite(log_probs).all()
-    assert (np.diff(probs[:, 1]) >= -1e-7).all()
-    assert probs[:, 1].min() == pytest.approx(0.01)
-    assert 0.998 < probs[:, 1].max() < 0.9991
-
-
 def test_a_bin_includes_its_upper_edge():
     cal = copy(of_family("HistogramBinning", 2))
     cal.edges_ = np.sort(np.r_[np.arange(-6.0, 7.0), 2.0])[None]  # one of them twice

@@ -153,9 +153,7 @@ def _(calibrator: HistogramBinning, g: Graph, logits: str) -> str:
 @log_probs.register
 def _(calibrator: IsotonicCalibration, g: Graph, logits: str) -> str:
     cuts = calibrator.ends_[:-1].astype(np.int64)
-    # in the graph's precision already here: slopes between steep steps belong to what the steps become
-    thresholds = calibrator.thresholds_.astype(g.dtype).astype(np.float64)
-    x, p = (np.split(one, cuts) for one in (thresholds, calibrator.probabilities_))
+    x, p = (np.split(one, cuts) for one in (calibrator.thresholds_, calibrator.probabilities_))
     most = max(map(len, x))
     # from threshold to threshold, and constant before the first and after the last
     borders = np.stack([np.append(one, np.full(most - len(one), np.inf)) for one in x])
@@ -164,11 +162,10 @@ def _(calibrator: IsotonicCalibration, g: Graph, logits: str) -> str:
         end = len(places) + 1
         anchors[k, :end] = np.append(places[0], places)
         values[k, :end] = np.append(heights[0], heights)
-        slopes[k, 1 : end - 1] = np.diff(heights) / np.maximum(np.diff(places), np.finfo(g.dtype).tiny)
+        slopes[k, 1 : end - 1] = np.diff(heights) / np.diff(places)
     odds = blocks.log_odds(g, logits)
     here = blocks.piecewise(g, odds, borders, anchors, [slopes, values])
     rest = blocks.piecewise(g, odds, borders, anchors, [-slopes, 1 - values])  # whose digits 1 − p would lose
-    rest = g("Max", rest, g.number(1 - calibrator.probabilities_.max()))
     return blocks.normalised(g, blocks.joined(g, g("Sub", g("Log", here), g("Log", rest))), logits)
 
 
