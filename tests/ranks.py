@@ -12,7 +12,8 @@ _SECONDS = 120
 def run_two_ranks(function: Callable[..., None], meeting: Path, *arguments: Any) -> None:
     """Call a test module's `function(rank, *arguments)` in two processes of a gloo group."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])  # imported once for all tests, and without threads yet
+    # imported once for all tests, and without threads yet; the server of test_trials may be this one
+    context.set_forkserver_preload(["torch", "focalcal.experiments.trials"])
     where = function.__code__.co_filename, function.__name__
     ranks = [
         context.Process(target=_rank, args=(rank, str(meeting / "ranks"), where, arguments))
