@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -54,20 +54,23 @@ class Shuffled(Executor):
     """Futures that are done in another order than they were submitted in."""
 
     def __init__(self):
-        self.waiting, self.random = [], random.Random(0)
+        self.waiting, self.random, self.lock = [], random.Random(0), threading.Lock()
 
     def submit(self, function, *args):
         future = Future()
-        self.waiting.append((future, function, args))
-        if len(self.waiting) == 8:
+        with self.lock:
+            self.waiting.append((future, function, args))
+            full = len(self.waiting) == 8
+        if full:
             self.shutdown()
         return future
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        self.random.shuffle(self.waiting)
-        for future, function, args in self.waiting:
+        with self.lock:  # two threads call this: each takes what the other has not
+            taken, self.waiting = self.waiting, []
+            self.random.shuffle(taken)
+        for future, function, args in taken:
             future.set_result(function(*args))
-        self.waiting.clear()
 
 
 class Order:
@@ -104,10 +107,18 @@ def test_futures_that_are_done_in_any_order(pattern, small_parts):
     rows, _ = open_scores(pattern, logits="z*", label="y").rows(executor=ThreadPoolExecutor(1))
     assert len(rows.parts) == 12
 
-    shuffled = Shuffled()
+    shuffled, summed = Shuffled(), threading.Event()
+
+    def finish_the_last():
+        while not summed.wait(0.3):
+            shuffled.shutdown()
+
     with ThreadPoolExecutor(1) as later:
-        later.submit(lambda: (time.sleep(0.3), shuffled.shutdown()))
-        firsts = replace(rows, executor=shuffled).map_sum(Order())
+        later.submit(finish_the_last)
+        try:
+            firsts = replace(rows, executor=shuffled).map_sum(Order())
+        finally:
+            summed.set()
     assert list(firsts) == sorted(firsts)
     assert firsts[0] == 0
 
