@@ -61,6 +61,12 @@ def test_without_torch_the_message_says_what_to_install():
     assert "focalcal.nn needs torch: pip install 'focalcal[torch]'" in ran.stderr
 
 
+def test_the_compiler_is_not_loaded_before_it_is_used():
+    code = "import sys, focalcal.nn, focalcal.curvature\nassert 'torch._dynamo' not in sys.modules"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not ran.returncode, ran.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",

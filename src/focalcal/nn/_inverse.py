@@ -199,20 +199,16 @@ class _InverseFocalMap(torch.autograd.Function):
             spread = _batched(gamma, in_dims[1], size)
             spread = spread.reshape(size, 1, 1) if spread.dim() == 1 else spread
             gamma = spread.expand(size, table.shape[1], 1).reshape(-1, 1)
-        flat = _apply(table.reshape(-1, table.shape[-1]), gamma)
+        flat = apply(table.reshape(-1, table.shape[-1]), gamma)
         return flat.reshape(table.shape), 0
 
 
 _InverseFocalMap.forward.__signature__ = inspect.signature(_InverseFocalMap.forward)  # type: ignore[attr-defined]
 
 
-def _apply(logits: Tensor, gamma: Gamma) -> Tensor:
+def apply(logits: Tensor, gamma: Gamma) -> Tensor:
     found: Tensor = _InverseFocalMap.apply(logits, gamma)  # type: ignore[no-untyped-call]
     return found
-
-
-#: A compiler would unroll the solver to its largest number of steps.
-_untraced = torch.compiler.disable(_apply)  # type: ignore[no-untyped-call]
 
 
 def _batched(values: Tensor, dim: int | None, size: int) -> Tensor:
@@ -223,4 +219,9 @@ def inverse_log_probs(logits: Tensor, gamma: Gamma) -> Tensor:
     """Return log q (n, C) such that φ_γ(q) = softmax(logits)."""
     if not isinstance(gamma, Tensor) and gamma == 0:
         return logsigmoid(class_odds(logits))
-    return _untraced(logits, gamma) if torch.compiler.is_compiling() else _apply(logits, gamma)
+    if torch.compiler.is_compiling():  # by a compiler that is loaded by now; loading it takes seconds
+        from focalcal.nn._untraced import untraced_apply
+
+        found: Tensor = untraced_apply(logits, gamma)
+        return found
+    return apply(logits, gamma)
