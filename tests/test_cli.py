@@ -94,7 +94,7 @@ def test_the_best_is_chosen_with_its_ranking(capsys):
     assert "log loss, rows left out" in out
     assert out.count("(chosen)") == 1
     cal = focalcal.load("best.json")
-    assert len(cal.ranking_) == 3
+    assert len(cal.ranking_) == 2
     logits, labels = predictions(1000)
     expected = focalcal.fit_best(logits, labels)
     assert type(cal) is type(expected)

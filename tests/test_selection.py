@@ -49,7 +49,7 @@ def test_the_ranking_is_of_paired_losses_of_rows_left_out():
     z, y = confused(600)
     best = fit_best(z, y)
     names = [one.name for one in best.ranking_]
-    assert sorted(names) == ["FocalMatrixScaling", "FocalTemperatureScaling", "TemperatureScaling"]
+    assert sorted(names) == ["FocalMatrixScaling", "TemperatureScaling"]
     values = [one.loss.value for one in best.ranking_]
     assert values == sorted(values)
     first = best.ranking_[0]
@@ -184,7 +184,7 @@ def test_large_data_are_compared_on_a_part(monkeypatch):
 def test_a_matrix_needs_errors_to_learn_from():
     z, y = confused(400, 3)
     right = z.argmax(axis=1) == y
-    for errors, names in ((9, 2), (10, 3)):
+    for errors, names in ((9, 1), (10, 2)):
         rows = np.concatenate([np.flatnonzero(right)[:150], np.flatnonzero(~right)[:errors]])
         assert len(fit_best(z[rows], y[rows]).ranking_) == names
 

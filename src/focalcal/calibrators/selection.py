@@ -40,8 +40,8 @@ _TWO_SIDED = 1.959963984540054
 
 def candidates(n_classes: int) -> list[Calibrator]:
     """Return what is chosen among by default, the simplest first."""
-    found: list[Calibrator] = [TemperatureScaling(), FocalTemperatureScaling()]
-    return found + ([FocalMatrixScaling()] if n_classes <= _MOST_CLASSES else [])
+    best = FocalMatrixScaling() if n_classes <= _MOST_CLASSES else FocalTemperatureScaling()
+    return [TemperatureScaling(), best]
 
 
 def fit_best(
@@ -63,7 +63,8 @@ def fit_best(
         As for `TemperatureScaling.fit`.
     methods : sequence of unfitted calibrators, optional
         The candidates, the simplest first; their `input` and `classes` are set to those given here. By
-        default temperature scaling, focal temperature scaling and, up to 1,000 classes, focal matrix scaling.
+        default temperature scaling and focal matrix scaling, of which focal temperature scaling is a special
+        case; with more than 1,000 classes temperature scaling and focal temperature scaling.
     input : {"logits", "probs"}
         What X holds. It is declared, never guessed.
     classes : sequence of K labels, optional
@@ -108,7 +109,7 @@ def fit_best(
     >>> y = np.array([rng.choice(3, p=row) for row in p])
     >>> best = fit_best(2 * z, y)  # all that is wrong is the temperature
     >>> type(best).__name__, len(best.ranking_)
-    ('TemperatureScaling', 3)
+    ('TemperatureScaling', 2)
     """
     given = None if methods is None else check_candidates(methods)
     first = TemperatureScaling(input=input, classes=classes)

@@ -36,7 +36,8 @@ _FARTHEST = 3
 #: The largest λ that is tried: hardly different from temperature scaling.
 STRONGEST = _START * _STEP**_FARTHEST
 
-#: Ridge of vector scaling, on each slope and each bias, and where its fits end, in nats of the mean loss.
+#: Ridge of vector scaling, on each slope and each bias, and what the next Newton step, still taken, promises
+#: at the end, in nats of the mean loss: fits without a fold, started from the whole's end, then forget it.
 _RIDGE, _END = 1.0, 1e-4
 
 #: The least share that a map is kept for: each costs fits of all folds.
@@ -103,7 +104,7 @@ class Vector:
 
     def without(self, k: int) -> Affine:
         """Fit all folds but one."""
-        start = np.concatenate([self.whole.slope, self.whole.bias])  # Newton's steps forget it
+        start = np.concatenate([self.whole.slope, self.whole.bias])
         found = fit_diagonal(self.held.part(self.fold != k), self.ridge, _END, start)
         return Affine(np.diag(found.slope), found.bias)
 
