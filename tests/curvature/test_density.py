@@ -10,8 +10,8 @@ from torch import nn  # noqa: E402
 from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface, SpectralDensity, spectral_density  # noqa: E402
-from focalcal.curvature.lanczos import krylov  # noqa: E402
-from focalcal.curvature.passes import estimate  # noqa: E402
+from focalcal.curvature.spectrum.lanczos import krylov  # noqa: E402
+from focalcal.curvature.surface.passes import estimate  # noqa: E402
 
 
 def trained(n=100, width=12, inputs=8, classes=6):

@@ -8,7 +8,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from focalcal.curvature import LossSurface  # noqa: E402
-from focalcal.curvature.exact_norms import ExactNorms  # noqa: E402
+from focalcal.curvature.surface.exact_norms import ExactNorms  # noqa: E402
 
 IMAGE = torch.linspace(-1, 2, 2 * 3 * 8, dtype=torch.double).sin().reshape(2, 3, 4, 2)
 W, B = torch.tensor([0.5, 2.0, -1.0], dtype=torch.double), torch.tensor([0.1, 0.2, 0.3], dtype=torch.double)

@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: E402
 from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface, top_eigenvalues  # noqa: E402
-from focalcal.curvature.lanczos import krylov  # noqa: E402
-from focalcal.curvature.passes import estimate  # noqa: E402
+from focalcal.curvature.spectrum.lanczos import krylov  # noqa: E402
+from focalcal.curvature.surface.passes import estimate  # noqa: E402
 
 LOSSES = {"cross-entropy": nn.CrossEntropyLoss(), "focal": fnn.FocalLoss(2.0)}
 

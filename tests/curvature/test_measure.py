@@ -17,10 +17,10 @@ from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import (  # noqa: E402
     LossSurface,
     measure,
-    row_pulls,
     spectral_density,
     top_eigenvalues,
 )
+from focalcal.curvature.rows import pulls as row_pulls  # noqa: E402
 
 EXACT = {"relative_error": 0.03, "tolerance": 1e-9, "budget": 5000.0}
 

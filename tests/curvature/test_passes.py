@@ -14,9 +14,10 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 from curvature.dense import Problem  # noqa: E402
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, measure, row_pulls, structured_trace  # noqa: E402
-from focalcal.curvature.passes import HessianProduct, Value, estimate, side_by_side  # noqa: E402
-from focalcal.curvature.row_forms import RowForms  # noqa: E402
+from focalcal.curvature import LossSurface, measure, structured_trace  # noqa: E402
+from focalcal.curvature.rows import pulls as row_pulls  # noqa: E402
+from focalcal.curvature.rows.forms import RowForms  # noqa: E402
+from focalcal.curvature.surface.passes import HessianProduct, Value, estimate, side_by_side  # noqa: E402
 from ranks import run_two_ranks  # noqa: E402
 
 LOSS = nn.CrossEntropyLoss()

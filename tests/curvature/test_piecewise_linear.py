@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface  # noqa: E402
-from focalcal.curvature.piecewise_linear import curved_operation  # noqa: E402
+from focalcal.curvature.trace.piecewise_linear import curved_operation  # noqa: E402
 
 
 class Net(nn.Module):

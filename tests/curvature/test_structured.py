@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
 from focalcal.curvature import LossSurface, hutchinson_trace, layer_traces, structured_trace  # noqa: E402
-from focalcal.curvature.logit_hessian import logit_hessian  # noqa: E402
+from focalcal.curvature.rows.logit_hessian import logit_hessian  # noqa: E402
 
 WEIGHT = torch.tensor([0.5, 1.0, 2.0], dtype=torch.double)
 

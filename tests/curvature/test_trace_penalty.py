@@ -8,7 +8,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from focalcal import nn as fnn  # noqa: E402
-from focalcal.curvature import LossSurface, TracePenalty, trace_penalty  # noqa: E402
+from focalcal.curvature import LossSurface, TracePenalty  # noqa: E402
+from focalcal.curvature.penalties import trace_penalty  # noqa: E402
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ from focalcal.curvature import (  # noqa: E402
     structured_trace,
     xtrace,
 )
-from focalcal.curvature.row_forms import RowForms  # noqa: E402
+from focalcal.curvature.rows.forms import RowForms  # noqa: E402
 
 WEIGHT = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.double)
 

@@ -8,20 +8,20 @@ except ModuleNotFoundError as error:
     ) from error
 
 from focalcal.curvature.closed_form import CalibratorCurvature, calibrator_curvature, logistic_hessian
-from focalcal.curvature.density import SpectralDensity, spectral_density
-from focalcal.curvature.eigenvalues import Eigenvalues, top_eigenvalues
-from focalcal.curvature.gradient_penalty import GradientNormPenalty
-from focalcal.curvature.hutchinson import hutchinson_trace
-from focalcal.curvature.hutchpp import hutch_pp_trace
 from focalcal.curvature.measure import measure
+from focalcal.curvature.penalties.gradient_penalty import GradientNormPenalty
+from focalcal.curvature.penalties.sam import SAM
+from focalcal.curvature.penalties.trace_penalty import TracePenalty
 from focalcal.curvature.recorder import CurvatureRecorder
 from focalcal.curvature.result import Curvature, LossCurvature
-from focalcal.curvature.sam import SAM
 from focalcal.curvature.slices import Landscape, landscape
-from focalcal.curvature.structured import layer_traces, structured_trace
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.trace_penalty import TracePenalty
-from focalcal.curvature.xtrace import xtrace
+from focalcal.curvature.spectrum.density import SpectralDensity, spectral_density
+from focalcal.curvature.spectrum.eigenvalues import Eigenvalues, top_eigenvalues
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.trace.hutchinson import hutchinson_trace
+from focalcal.curvature.trace.hutchpp import hutch_pp_trace
+from focalcal.curvature.trace.structured import layer_traces, structured_trace
+from focalcal.curvature.trace.xtrace import xtrace
 
 __all__ = [
     "SAM",

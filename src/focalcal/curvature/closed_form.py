@@ -14,7 +14,7 @@ from torch import Tensor
 from focalcal._validate import check_input
 from focalcal.calibrators import FocalTemperatureScaling, TemperatureScaling
 from focalcal.calibrators.objective import Objective
-from focalcal.curvature.logit_hessian import logit_hessian
+from focalcal.curvature.rows.logit_hessian import logit_hessian
 from focalcal.rows import as_rows
 from focalcal.scores import Criterion
 
@@ -50,7 +50,8 @@ def logistic_hessian(
 
     Notes
     -----
-    With the Hessians :math:`H_i` of the rows' losses in their logits (`focalcal.curvature.logit_hessian`),
+    With the Hessians :math:`H_i` of the rows' losses in their logits
+    (`focalcal.curvature.rows.logit_hessian`),
 
     .. math:: \nabla^2 L = \frac{\sum_i H_i \otimes x_i x_i^\top}{\sum_i w_i}, \qquad
               \mathrm{tr}\, \nabla^2 L = \frac{\sum_i \mathrm{tr} H_i\, \lVert x_i \rVert^2}{\sum_i w_i} .

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from focalcal.curvature.passes import GGNProduct, Gradient, HessianProduct, Task
-from focalcal.curvature.row_forms import RowForms
+from focalcal.curvature.rows.forms import RowForms
+from focalcal.curvature.surface.passes import GGNProduct, Gradient, HessianProduct, Task
 
 #: Of one forward pass through the model.
 FORWARD = 0.3

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from focalcal._settings import check_count, check_level, check_share
 from focalcal.curvature.cost import Budget
-from focalcal.curvature.density import deflated_density
-from focalcal.curvature.eigenvalues import MEMORY, PulledSigns, converged, of_space, start_vector
-from focalcal.curvature.lanczos import Krylov, krylov
-from focalcal.curvature.passes import Batch, Estimator, Gradient, Swapped, estimate, side_by_side
-from focalcal.curvature.piecewise_linear import curved_operation
-from focalcal.curvature.probes import over_probes
 from focalcal.curvature.result import Curvature, LossCurvature
-from focalcal.curvature.row_forms import RowForms
-from focalcal.curvature.row_losses import RowLosses
-from focalcal.curvature.row_moments import row_means, summed_means
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import Loss, batch_total
-from focalcal.curvature.traces import Aim, both_traces
+from focalcal.curvature.rows.forms import RowForms
+from focalcal.curvature.rows.losses import RowLosses
+from focalcal.curvature.rows.moments import row_means, summed_means
+from focalcal.curvature.spectrum.density import deflated_density
+from focalcal.curvature.spectrum.eigenvalues import MEMORY, PulledSigns, converged, of_space, start_vector
+from focalcal.curvature.spectrum.lanczos import Krylov, krylov
+from focalcal.curvature.surface.passes import Batch, Estimator, Gradient, Swapped, estimate, side_by_side
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import Loss, batch_total
+from focalcal.curvature.trace.both import Aim, both_traces
+from focalcal.curvature.trace.piecewise_linear import curved_operation
+from focalcal.curvature.trace.probes import over_probes
 from focalcal.intervals.estimate import Estimate
 
 #: Probes of the density, and products of each.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from focalcal._settings import optional_module
-from focalcal.curvature.density import SpectralDensity
-from focalcal.curvature.eigenvalues import Eigenvalues
-from focalcal.curvature.probes import TraceEstimate
+from focalcal.curvature.spectrum.density import SpectralDensity
+from focalcal.curvature.spectrum.eigenvalues import Eigenvalues
+from focalcal.curvature.trace.probes import TraceEstimate
 from focalcal.intervals.estimate import Estimate
 
 

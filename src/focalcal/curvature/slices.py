@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from focalcal._settings import check_choice, check_count, check_positive, optional_module
-from focalcal.curvature.measuring import prepared
-from focalcal.curvature.parameters import Parameters
-from focalcal.curvature.passes import Swapped
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import batch_total
+from focalcal.curvature.surface.measuring import prepared
+from focalcal.curvature.surface.parameters import Parameters
+from focalcal.curvature.surface.passes import Swapped
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import batch_total
 from focalcal.nn._batches import called, logits_of, moved
 
 _BINS = 15

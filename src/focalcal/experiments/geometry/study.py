@@ -16,7 +16,7 @@ from torch import nn
 
 from focalcal.calibrators import TemperatureScaling
 from focalcal.curvature import LossSurface, structured_trace, top_eigenvalues
-from focalcal.curvature.logit_hessian import logit_hessian
+from focalcal.curvature.rows.logit_hessian import logit_hessian
 from focalcal.experiments.datasets import ImageData
 from focalcal.experiments.recipes import LOSSES, NETS, Recipe
 from focalcal.experiments.scaling.study import Scores, read_scores

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_count
-from focalcal.curvature.probes import TraceEstimate, check_probes, estimated
-from focalcal.curvature.surface import LossSurface
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.trace.probes import TraceEstimate, check_probes, estimated
 
 
 def xtrace(

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_choice
-from focalcal.curvature.kept import Kept
-from focalcal.curvature.measuring import computing, prepared
-from focalcal.curvature.parameters import choose
-from focalcal.curvature.passes import (
+from focalcal.curvature.surface.kept import Kept
+from focalcal.curvature.surface.measuring import computing, prepared
+from focalcal.curvature.surface.parameters import choose
+from focalcal.curvature.surface.passes import (
     Batch,
     GGNProduct,
     Gradient,
@@ -35,7 +35,7 @@ from focalcal.curvature.passes import (
     added,
     no_rows,
 )
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.surface.totals import Loss
 from focalcal.engine import map_sum
 from focalcal.nn._batches import Unpack, device_of, parts
 

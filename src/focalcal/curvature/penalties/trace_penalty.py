@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_choice, check_count, check_positive
-from focalcal.curvature.measuring import measuring
-from focalcal.curvature.parameters import Parameters, choose
-from focalcal.curvature.passes import Swapped
-from focalcal.curvature.quadratic_forms import Tensors, ggn_form, hessian_form, signs_like
+from focalcal.curvature.penalties.quadratic_forms import Tensors, ggn_form, hessian_form, signs_like
+from focalcal.curvature.surface.measuring import measuring
+from focalcal.curvature.surface.parameters import Parameters, choose
+from focalcal.curvature.surface.passes import Swapped
 from focalcal.nn._batches import called, device_of, logits_of
 
 

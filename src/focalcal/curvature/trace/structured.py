@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_choice, check_level
-from focalcal.curvature.logit_hessian import LogitHessian, check_known, logit_hessian
-from focalcal.curvature.passes import Batch, Estimator, estimate
-from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, over_probes, random_signs
-from focalcal.curvature.row_moments import moments, row_means
-from focalcal.curvature.row_pulls import squared_pulls
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.rows.logit_hessian import LogitHessian, check_known, logit_hessian
+from focalcal.curvature.rows.moments import moments, row_means
+from focalcal.curvature.rows.pulls import squared_pulls
+from focalcal.curvature.surface.passes import Batch, Estimator, estimate
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import Loss
+from focalcal.curvature.trace.probes import TraceEstimate, check_probes, estimated, over_probes, random_signs
 
 
 def structured_trace(

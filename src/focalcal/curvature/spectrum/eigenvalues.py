@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_count, check_share
-from focalcal.curvature.lanczos import Krylov, krylov
-from focalcal.curvature.passes import Batch, estimate
-from focalcal.curvature.probes import random_signs
-from focalcal.curvature.surface import LossSurface
+from focalcal.curvature.spectrum.lanczos import Krylov, krylov
+from focalcal.curvature.surface.passes import Batch, estimate
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.trace.probes import random_signs
 
 #: Bytes of graphs that are kept from one product to the next unless told otherwise.
 MEMORY = 2e9

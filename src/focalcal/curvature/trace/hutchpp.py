@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 
 from focalcal._settings import check_count
-from focalcal.curvature.probes import TraceEstimate, check_probes, estimated, random_signs
-from focalcal.curvature.surface import LossSurface
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.trace.probes import TraceEstimate, check_probes, estimated, random_signs
 
 
 def hutch_pp_trace(

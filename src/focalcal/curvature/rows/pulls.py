@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from focalcal.curvature.passes import Batch, Swapped
+from focalcal.curvature.surface.passes import Batch, Swapped
 from focalcal.nn._batches import called, logits_of
 
 #: Bytes that the gradients of rows which are worked on together may take: of a ResNet-20 4 times as many took

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalcal.curvature.logit_hessian import is_known, logit_hessian
-from focalcal.curvature.passes import Batch, Swapped, load_forward_mode
-from focalcal.curvature.row_moments import moments
-from focalcal.curvature.totals import Loss, batch_total
+from focalcal.curvature.rows.logit_hessian import is_known, logit_hessian
+from focalcal.curvature.rows.moments import moments
+from focalcal.curvature.surface.passes import Batch, Swapped, load_forward_mode
+from focalcal.curvature.surface.totals import Loss, batch_total
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from focalcal.curvature.passes import Batch
+from focalcal.curvature.surface.passes import Batch
 
 if TYPE_CHECKING:
-    from focalcal.curvature.surface import LossSurface
+    from focalcal.curvature.surface.surface import LossSurface
 
 
 class Kept:

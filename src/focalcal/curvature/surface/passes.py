@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from focalcal.curvature.measuring import same_noise
-from focalcal.curvature.totals import Loss, batch_total
+from focalcal.curvature.surface.measuring import same_noise
+from focalcal.curvature.surface.totals import Loss, batch_total
 from focalcal.nn._batches import called, logits_of, moved
 
 if TYPE_CHECKING:
-    from focalcal.curvature.surface import LossSurface
+    from focalcal.curvature.surface.surface import LossSurface
 
 #: What is summed over the rows: from a batch to the sum, float64, and the weight that a mean divides it by.
 Task = Callable[["Batch"], tuple[Tensor, float]]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focalcal.curvature.passes import Batch
-from focalcal.curvature.row_forms import row_weights
-from focalcal.curvature.row_moments import moments
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.rows.forms import row_weights
+from focalcal.curvature.rows.moments import moments
+from focalcal.curvature.surface.passes import Batch
+from focalcal.curvature.surface.totals import Loss
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from focalcal._settings import check_count
-from focalcal.curvature.eigenvalues import MEMORY, PulledSigns, start_vector
-from focalcal.curvature.lanczos import Krylov, krylov
-from focalcal.curvature.passes import Estimator, estimate, side_by_side
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.spectrum.eigenvalues import MEMORY, PulledSigns, start_vector
+from focalcal.curvature.spectrum.lanczos import Krylov, krylov
+from focalcal.curvature.surface.passes import Estimator, estimate, side_by_side
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import Loss
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from focalcal.curvature.exact_norms import ExactNorms
-from focalcal.curvature.parameters import Parameters
+from focalcal.curvature.surface.exact_norms import ExactNorms
+from focalcal.curvature.surface.parameters import Parameters
 
 
 @contextmanager

@@ -18,10 +18,10 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from focalcal.curvature.passes import Found, HessianProduct, Task
-from focalcal.curvature.probes import random_signs
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.surface.passes import Found, HessianProduct, Task
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import Loss
+from focalcal.curvature.trace.probes import random_signs
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from focalcal.curvature.probes import check_probes, over_probes, random_signs
-from focalcal.curvature.surface import LossSurface
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.trace.probes import check_probes, over_probes, random_signs
 from focalcal.intervals.estimate import Estimate
 
 #: Probes that share the graph of a batch.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from focalcal._settings import check_count, check_positive
-from focalcal.curvature.parameters import choose
+from focalcal.curvature.surface.parameters import choose
 
 
 class GradientNormPenalty(torch.nn.Module):

@@ -10,14 +10,14 @@ from scipy.stats import norm
 from torch import Tensor
 
 from focalcal.curvature.cost import Budget
-from focalcal.curvature.logit_hessian import is_known
-from focalcal.curvature.passes import Estimator, HessianProduct
-from focalcal.curvature.probes import TraceEstimate, estimated, over_probes, random_signs
-from focalcal.curvature.row_forms import RowForms
-from focalcal.curvature.row_moments import RowMeans, halves, row_means, summed_means
-from focalcal.curvature.structured import structured
-from focalcal.curvature.surface import LossSurface
-from focalcal.curvature.totals import Loss
+from focalcal.curvature.rows.forms import RowForms
+from focalcal.curvature.rows.logit_hessian import is_known
+from focalcal.curvature.rows.moments import RowMeans, halves, row_means, summed_means
+from focalcal.curvature.surface.passes import Estimator, HessianProduct
+from focalcal.curvature.surface.surface import LossSurface
+from focalcal.curvature.surface.totals import Loss
+from focalcal.curvature.trace.probes import TraceEstimate, estimated, over_probes, random_signs
+from focalcal.curvature.trace.structured import structured
 
 #: Probes of one pass, and the most that are taken in all.
 _TOGETHER, _MOST = 4, 1024

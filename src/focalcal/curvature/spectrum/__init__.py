@@ -1,0 +1,1 @@
+"""Eigenvalues: the largest, and the density of all."""

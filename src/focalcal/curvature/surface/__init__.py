@@ -1,0 +1,1 @@
+"""The loss as a function of the parameters, and passes over the data."""

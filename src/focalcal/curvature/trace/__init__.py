@@ -1,0 +1,1 @@
+"""Traces of the Hessian and of the generalised Gauss–Newton matrix."""
