@@ -261,6 +261,18 @@ def test_slopes_and_biases_alone_are_given_to_vector_scaling():
     x = log_softmax(z - rng.normal(size=20), axis=1)
     found = mix(HeldOut(x, y, np.ones(3000), None), np.arange(3000) % 5)
     assert found.vector_share > 0.5
+    assert found.vector_share + found.matrix_share <= 1 + 1e-12
+
+
+def test_a_strength_at_the_end_of_the_search_is_said():
+    """Labels that follow from the logits, two of them exchanged: the less shrinkage the better."""
+    z, _ = drawn(3000, 4, 2.0, seed=4)
+    y = np.array([1, 0, 2, 3])[z.argmax(axis=1)]
+    with pytest.warns(CalibrationWarning, match="penalty"):
+        cal = FocalMatrixScaling().fit(z, y)
+    assert cal.penalty_ == pytest.approx(0.001)
+    assert "penalty" in cal.diagnostics_.at_bound
+    np.testing.assert_array_equal(cal.predict(z[:50]), y[:50])
 
 
 def test_a_confused_pair_is_told_apart():

@@ -266,3 +266,12 @@ def test_a_file_has_no_clusters(tmp_path):
     np.savez(tmp_path / "scores.npz", logits=z, labels=y)
     with pytest.raises(TypeError, match="Expected scores of a file without"):
         fit_best(open_scores(tmp_path / "scores.npz"), cluster=np.arange(50))
+
+
+def test_a_matrix_of_too_many_classes_is_no_candidate(monkeypatch):
+    from focalcal.calibrators import selection
+
+    z, y = confused(600)
+    monkeypatch.setattr(selection, "_MOST_CLASSES", 5)
+    names = {one.name for one in fit_best(z, y).ranking_}
+    assert names == {"TemperatureScaling", "FocalTemperatureScaling"}
