@@ -23,8 +23,8 @@ from focalcal.calibrators.held_out import Array, HeldOut, row_max, row_sum
 from focalcal.engine import row_slices
 
 #: Stop where the next step promises to lower the mean loss by less than this. It is still taken, and Newton's
-#: steps converge quadratically: at most some 1e-10 is left.
-_TOLERANCE = 1e-6
+#: steps converge quadratically: at most some 1e-9 is left.
+_TOLERANCE = 5e-6
 
 #: A step must lower the objective by this share of what its slope promises.
 _ENOUGH = 1e-4

@@ -59,6 +59,9 @@ def smoothed(log_probs: Array, temperature: float, share: float) -> Array:
     """
     possible = np.isfinite(log_probs)
     scaled = np.exp(log_normalised(log_probs / temperature))
-    mixed = np.log((1 - share) * scaled + share / possible.sum(axis=1, keepdims=True))
+    scaled *= 1 - share
+    if possible.all():
+        return np.asarray(np.log(scaled + share / scaled.shape[1]))
+    mixed = np.log(scaled + share / possible.sum(axis=1, keepdims=True))
     lowest = np.where(possible, mixed, np.inf).min(axis=1, keepdims=True)
     return np.asarray(np.where(possible, mixed, lowest))
