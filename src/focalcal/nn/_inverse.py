@@ -199,14 +199,14 @@ class _InverseFocalMap(torch.autograd.Function):
             spread = _batched(gamma, in_dims[1], size)
             spread = spread.reshape(size, 1, 1) if spread.dim() == 1 else spread
             gamma = spread.expand(size, table.shape[1], 1).reshape(-1, 1)
-        flat = apply(table.reshape(-1, table.shape[-1]), gamma)
+        flat = _apply(table.reshape(-1, table.shape[-1]), gamma)
         return flat.reshape(table.shape), 0
 
 
 _InverseFocalMap.forward.__signature__ = inspect.signature(_InverseFocalMap.forward)  # type: ignore[attr-defined]
 
 
-def apply(logits: Tensor, gamma: Gamma) -> Tensor:
+def _apply(logits: Tensor, gamma: Gamma) -> Tensor:
     found: Tensor = _InverseFocalMap.apply(logits, gamma)  # type: ignore[no-untyped-call]
     return found
 
@@ -220,8 +220,8 @@ def inverse_log_probs(logits: Tensor, gamma: Gamma) -> Tensor:
     if not isinstance(gamma, Tensor) and gamma == 0:
         return logsigmoid(class_odds(logits))
     if torch.compiler.is_compiling():  # by a compiler that is loaded by now; loading it takes seconds
-        from focalcal.nn._untraced import untraced_apply
+        from focalcal.nn._untraced import untraced
 
-        found: Tensor = untraced_apply(logits, gamma)
+        found: Tensor = untraced(_apply, logits, gamma)
         return found
-    return apply(logits, gamma)
+    return _apply(logits, gamma)

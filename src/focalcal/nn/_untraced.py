@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from focalcal.nn._curves import Gamma
-from focalcal.nn._inverse import apply
-
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def untraced_apply(logits: Tensor, gamma: Gamma) -> Tensor:
-    """Return the inverse focal map: traced, the solver would be unrolled to its largest number of steps."""
-    return apply(logits, gamma)
+def untraced(function: Callable[..., Tensor], *values: float | Tensor) -> Tensor:
+    """Call a function as it is: traced, a solver would be unrolled to its largest number of steps."""
+    return function(*values)
