@@ -51,9 +51,10 @@ def priced(power: float) -> Callable[[HeldOut], Basis]:
     return found
 
 
-def unscaled(self: Shrinkage, strength: float, start: np.ndarray) -> Minimum:
-    """Fit all rows with the same λ as those without a fold."""
-    return self._fit(self.whole, strength, start, self.tolerance / 10)
+def scaled(self: Shrinkage, strength: float, start: np.ndarray) -> Minimum:
+    """Fit all rows with as much more λ as they are more than without a fold."""
+    share = self.whole.weight.sum() / np.mean([some.weight.sum() for some in self.inside])
+    return self._fit(self.whole, float(strength * share), start, self.tolerance / 10)
 
 
 def one_map(judged: Judged, tried: list[Tried]) -> tuple[list[Tried], np.ndarray]:
@@ -100,7 +101,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     },
     "prior: whitened (to the power 1)": {"focalcal.calibrators.matrix.shrinkage.find_basis": priced(1.0)},
     "λ = 1 instead of a choice": {"penalty": 1.0},
-    "λ not scaled for the last fit": {"focalcal.calibrators.matrix.shrinkage.Shrinkage.last": unscaled},
+    "λ larger for the last fit, as its rows are more": {
+        "focalcal.calibrators.matrix.shrinkage.Shrinkage.last": scaled
+    },
     "no mixture: the best λ alone": {"focalcal.calibrators.matrix.mixture._kept": one_map},
     "no vector scaling in the mixture": {"focalcal.calibrators.matrix.mixture._kept": matrices},
     "no temperature scaling in the mixture": {"focalcal.calibrators.matrix.mixture._kept": nothing_else},

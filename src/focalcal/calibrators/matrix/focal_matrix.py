@@ -79,8 +79,8 @@ class FocalMatrixScaling(Calibrator):
        :math:`\sum_n w_n\,\mathrm{NLL}+\frac12(\|M\|^2+\|b\|^2)`. With :math:`g_m(x)` what such a map adds
        to x, the scores are :math:`s = x+\sum_m a_m g_m(x)`, where a has the least mean NLL of rows by fits
        without them, under :math:`a\ge0, \sum_m a_m\le1`: no λ is best in all directions. Maps with a share
-       below .05 are left out. Five folds (two for λ and a where n K ≥ 200,000) fit without their rows; the
-       last matrices, on all rows, take λ n / (rows of a fold's fit).
+       below .05 are left out. Fits without rows leave out each of five folds (for λ and a where n K ≥
+       200,000 only two); the last ones take all rows.
     3. c and γ: with :math:`q = \mathrm{softmax}(s)` of the fits without the row, so that confidence is
        judged on rows the matrix has not seen, and its temperature
        :math:`\log T_n = c_0 + c_1 q_{(1)} + c_2 q_{(2)} + c_3 H(q)` of the two largest probabilities and

@@ -13,8 +13,7 @@ shrunk towards 0 by a Gaussian prior. The prior lives in the eigenvectors :math:
 That is half-way between a ridge on the entries of M and one on what M does to the scores: on real networks
 better than both, since neither directions that hardly vary nor classes that hardly occur are left free.
 
-Fits without a fold take the same λ; the last one, on all rows, takes as much more as it has more rows, so
-that it is as confident as those whose confidence was measured.
+Fits without a fold take the same λ as the last one, on all rows.
 """
 
 from __future__ import annotations
@@ -138,9 +137,8 @@ class Shrinkage:
         return self._fit(self.inside[k], strength, start, self.tolerance).theta
 
     def last(self, strength: float, start: Array) -> Minimum:
-        """Fit all rows, with as much more strength as there are more of them."""
-        share = self.whole.weight.sum() / np.mean([some.weight.sum() for some in self.inside])
-        return self._fit(self.whole, float(strength * share), start, self.tolerance / 10)
+        """Fit all rows."""
+        return self._fit(self.whole, strength, start, self.tolerance / 10)
 
     def _fit(self, regression: Regression, strength: float, start: Array, tolerance: float) -> Minimum:
         penalty = strength * self.prior
