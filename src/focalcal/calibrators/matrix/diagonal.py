@@ -24,7 +24,7 @@ from focalcal.engine import row_slices
 
 #: Stop where the next step promises to lower the mean loss by less than this. It is still taken, and Newton's
 #: steps converge quadratically: at most some 1e-9 is left.
-_TOLERANCE = 5e-6
+_TOLERANCE = 2e-6
 
 #: A step must lower the objective by this share of what its slope promises.
 _ENOUGH = 1e-4
