@@ -10,8 +10,8 @@ shrunk towards 0 by a Gaussian prior. The prior lives in the eigenvectors :math:
           K\sqrt{\bar\alpha\alpha_i\,\beta_j/\bar\beta}\;\Theta_{ij}^2
           + \sum_j K\sqrt{\beta_j/\bar\beta}\; b_j^2\Bigr), \qquad M = \sum_{ij}\Theta_{ij}\,q_ju_i^\top .
 
-That is half-way between a ridge on the entries of M and one on what M does to the scores: on real networks
-better than both, since neither directions that hardly vary nor classes that hardly occur are left free.
+That is half-way between a ridge on the entries of M, which is worse on 11 of 14 real files though not by
+much, and one on what M does to the scores, which leaves directions that hardly vary and rare classes free.
 
 Fits without a fold take the same λ as the last one, on all rows.
 """
