@@ -367,7 +367,8 @@ first = t.FocalTemperatureScaling.transform
 def transform(self, X):
     if hasattr(self, "seen"):
         print("ready", flush=True)
-        time.sleep(60)
+        for _ in range(600):  # the kernel may hand a signal to another thread: one long sleep would sleep on
+            time.sleep(0.1)
     self.seen = True
     return first(self, X)
 t.FocalTemperatureScaling.transform = transform
