@@ -22,6 +22,7 @@ import focalcal
 from focalcal.calibrators import FocalMatrixScaling
 from focalcal.calibrators.held_out import HeldOut
 from focalcal.calibrators.matrix import last_stage as confidence
+from focalcal.calibrators.matrix.first_stage import Start
 from focalcal.calibrators.matrix.last_stage import Confidence
 from focalcal.calibrators.matrix.mixture import Judged, Tried
 from focalcal.calibrators.matrix.mixture import _kept as kept
@@ -87,9 +88,23 @@ def stage(kind: str) -> Callable[[HeldOut], Confidence]:
     return fitted
 
 
+def sharp(held: HeldOut) -> Start:
+    """Fit temperature scaling alone."""
+    cal = focalcal.TemperatureScaling().fit(held.scores, held.codes, held.weight)
+    return Start(cal.temperature_, 0.0, cal.diagnostics_)
+
+
+def mixed(held: HeldOut) -> Start:
+    """Fit a share of the uniform distribution, however little it is worth."""
+    cal = focalcal.MixedTemperatureScaling().fit(held.scores, held.codes, held.weight)
+    return Start(cal.temperature_, max(cal.share_, 0.5 / (held.n + 1)), cal.diagnostics_)
+
+
 #: What is changed: a name, and what is put in which place.
 VARIANTS: dict[str, dict[str, object]] = {
     "the whole": {},
+    "no uniform distribution in the first stage": {f"{MODULE}.find_start": sharp},
+    "the uniform distribution in every first stage": {f"{MODULE}.find_start": mixed},
     "no last stage": {f"{MODULE}.fit_confidence": stage("nothing")},
     "last stage: T": {f"{MODULE}.fit_confidence": stage("T")},
     "last stage: T and γ": {f"{MODULE}.fit_confidence": stage("T and γ")},
@@ -152,9 +167,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--splits", type=int, default=2)
     parser.add_argument("--files")
+    parser.add_argument("--variants", type=int, help="how many of the first; by default all")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    paths, names = score_files(options.data, options.files), list(VARIANTS)
+    paths, names = score_files(options.data, options.files), list(VARIANTS)[: options.variants]
     found = np.empty((len(names), len(paths), options.splits, 2))
     for i, path in enumerate(paths):
         for split in range(options.splits):

@@ -12,7 +12,9 @@ from focalcal import (
     CalibrationWarning,
     FocalMatrixScaling,
     FocalTemperatureScaling,
+    MixedTemperatureScaling,
     TemperatureScaling,
+    evaluate,
     focal_map,
 )
 from focalcal.calibrators.held_out import HeldOut
@@ -364,3 +366,66 @@ def test_folds_that_are_given_are_taken():
     one, other = fit_matrix(rows, 1.0, given), fit_matrix(rows, 1.0)
     assert np.abs(one.losses - other.losses).max() > 1e-3
     np.testing.assert_array_equal(one.losses, fit_matrix(rows, 1.0, given).losses)
+
+
+def ruled_by_few(n=600, n_classes=4, wrong=0.02, seed=0):
+    """Return logits of rows that know, but for a few that are as sure as can be of another class."""
+    z, y = drawn(n, n_classes, 2.0, seed)
+    few = np.flatnonzero(np.random.default_rng(seed).random(n) < wrong)
+    z[few, (y[few] + 1) % n_classes] += 60
+    return z, y
+
+
+def test_few_sure_and_wrong_rows_do_not_rule_the_temperature():
+    z, y = ruled_by_few()
+    cal, mixed = FocalMatrixScaling().fit(z, y), MixedTemperatureScaling().fit(z, y)
+    assert (cal.temperature_, cal.uniform_share_) == (mixed.temperature_, mixed.share_)
+    assert 0.05 < cal.uniform_share_ < 0.2
+    assert TemperatureScaling().fit(z, y).temperature_ > 5 * cal.temperature_
+    new, labels = ruled_by_few(5000, seed=1)
+    plain = ruled_by_few(600, wrong=0)
+    best = evaluate(labels, FocalMatrixScaling().fit(*plain).transform(new), input="logits")["nll"].value
+    found = evaluate(labels, cal.transform(new), input="logits")["nll"].value
+    without = evaluate(labels, TemperatureScaling().fit(z, y).transform(new), input="logits")["nll"].value
+    assert found < 0.8 * without < 0.8 * best
+
+
+def test_a_share_that_is_worth_little_is_not_taken():
+    """It would hide from the matrix which of the unlikely classes is the likelier."""
+    z, y = drawn(600, 4, 2.0, seed=0)
+    cal = FocalMatrixScaling(penalty=1.0).fit(z, y)
+    assert cal.uniform_share_ == 0
+    assert cal.temperature_ == pytest.approx(TemperatureScaling().fit(z, y).temperature_)
+    little = MixedTemperatureScaling()
+    z[[0, 1], (y[:2] + 1) % 4] += 12
+    gain = 1 - little.fit(z, y).diagnostics_.loss / TemperatureScaling().fit(z, y).diagnostics_.loss
+    assert 0.01 < gain < 0.05
+    assert little.share_ > 0
+    assert FocalMatrixScaling(penalty=1.0).fit(z, y).uniform_share_ == 0
+
+
+def test_a_share_is_at_least_half_a_row():
+    z, y = ruled_by_few(wrong=0.01)
+    cal = FocalMatrixScaling(penalty=1.0).fit(z, y, np.full(600, 1e-2))  # all of them say as much as six rows
+    assert MixedTemperatureScaling().fit(z, y).share_ < 0.06
+    assert cal.uniform_share_ == pytest.approx(0.5 / 7)
+
+
+def test_masked_classes_get_no_part_of_the_share():
+    z, y = ruled_by_few()
+    z[::3, 3] = np.where(y[::3] == 3, z[::3, 3], -np.inf)
+    cal = FocalMatrixScaling(penalty=1.0).fit(z, y)
+    assert cal.uniform_share_ > 0.01
+    p = cal.predict_proba(z)
+    np.testing.assert_array_equal(p == 0, np.isneginf(z))
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    two = z[np.isneginf(z[:, 3])][:5]
+    shares = (1 - cal.uniform_share_) * np.exp(
+        log_softmax(two / cal.temperature_, axis=1)
+    ) + cal.uniform_share_ / 3
+    x = np.log(shares)
+    x[:, 3] = x[:, :3].min(axis=1)
+    scores = (x @ cal.matrix_ + cal.bias_)[:, :3]
+    given = log_softmax(scores, axis=1)
+    expected = np.exp(focal_map(tempered(given, cal.slopes_), cal.gamma_))
+    np.testing.assert_allclose(cal.predict_proba(two)[:, :3], expected, atol=1e-6)

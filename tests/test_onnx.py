@@ -161,6 +161,15 @@ def test_shares_at_their_ends():
         assert_close(found, ensemble.transform(z), 1e-13)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-12)])
+def test_a_share_of_the_uniform_distribution_before_the_matrix(dtype, tolerance):
+    cal, z = copy(of_family("FocalMatrixScaling", 3, wild=True)), harder_rows(3).astype(dtype)
+    for share in (1e-6, 0.01, 0.5):
+        cal.uniform_share_ = share
+        found, _ = run(focalcal.to_onnx(cal, dtype=dtype), logits=z)
+        assert_close(found, cal.transform(z.astype(float)), tolerance)
+
+
 def test_masked_classes_of_sure_rows_count_as_in_transform():
     cal = copy(of_family("PlattScaling", 3))
     cal.slope_ = np.full(3, 0.01)  # so that the odds of a sure row still matter

@@ -187,6 +187,10 @@ def test_a_matrix_needs_errors_to_learn_from():
     for errors, names in ((9, 1), (10, 2)):
         rows = np.concatenate([np.flatnonzero(right)[:150], np.flatnonzero(~right)[:errors]])
         assert len(fit_best(z[rows], y[rows]).ranking_) == names
+    # with a share of the uniform distribution, all that is right would have to be as sure as can be
+    assert FocalMatrixScaling().fit(z[rows], y[rows]).uniform_share_ == 0
+    with pytest.warns(CalibrationWarning, match="At a bound: temperature"):
+        MixedTemperatureScaling().fit(z[rows], y[rows])
 
 
 def prompts(questions, each, n_classes=10, seed=0):

@@ -123,7 +123,10 @@ def test_a_calibrator_of_tables_logs_its_numbers(rows, tmp_path):
     trainer = trainer_of(lightning, tmp_path, callback)
     trainer.fit(model_of(lightning)(), loader(z[:64], np.zeros(64, int)), loader(z, y))
     logged = {name for name in trainer.callback_metrics if not name.startswith("val_")}
-    assert logged == {"temperature", "gamma", "penalty", "vector_share", "matrix_share"}
+    assert logged == {
+        *("temperature", "gamma", "penalty"),
+        *(f"{of}_share" for of in ("uniform", "vector", "matrix")),
+    }
     assert callback.calibrator_.matrix_.shape == (z.shape[1], z.shape[1])
 
 

@@ -11,7 +11,7 @@ from focalcal import FocalMatrixScaling  # noqa: E402
 from focalcal.nn import calibrate, to_module  # noqa: E402
 
 
-def calibrator(n_classes=5, input="logits", gamma=None):
+def calibrator(n_classes=5, input="logits", gamma=None, share=None):
     z, y = drawn(600, n_classes, 2.0, seed=0)
     z[:, 0] += 0.5 * z[:, 1]
     cal = FocalMatrixScaling(penalty=1.0, input=input)
@@ -19,14 +19,17 @@ def calibrator(n_classes=5, input="logits", gamma=None):
     cal.fit(p if input == "probs" else z, y)
     if gamma is not None:
         cal.gamma_ = gamma
+    if share is not None:
+        cal.uniform_share_ = share
     return cal
 
 
 @pytest.mark.parametrize("gamma", [-1.0, -0.4, 0.0, 2.0])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("n_classes", [2, 5, 40])
-def test_the_layer_is_the_calibrators_map(gamma, dtype, tolerance, n_classes):
-    cal = calibrator(n_classes, gamma=gamma)
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.02])
+def test_the_layer_is_the_calibrators_map(gamma, dtype, tolerance, n_classes, share):
+    cal = calibrator(n_classes, gamma=gamma, share=share)
     z = hard_rows(n_classes)
     found = to_module(cal)(torch.from_numpy(z).to(dtype))
     assert found.dtype == dtype
@@ -45,8 +48,9 @@ def test_probabilities_images_and_single_rows():
     assert layer(z.half()).dtype == torch.float32
 
 
-def test_saved_exported_and_trained_through(tmp_path):
-    layer = to_module(calibrator())
+@pytest.mark.parametrize("share", [0.0, 0.03])
+def test_saved_exported_and_trained_through(tmp_path, share):
+    layer = to_module(calibrator(share=share))
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
     other = to_module(calibrator(gamma=3.0))
     other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))

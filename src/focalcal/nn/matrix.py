@@ -2,6 +2,8 @@ r"""Focal matrix scaling as an output layer."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ class FocalMatrix(torch.nn.Module):
 
     def __init__(self, calibrator: FocalMatrixScaling) -> None:
         super().__init__()
-        self.gamma = calibrator.gamma_
+        self.gamma, self.uniform_share = calibrator.gamma_, calibrator.uniform_share_
         self.classes = len(calibrator.classes_)
         for name in ("temperature", "matrix", "bias", "slopes"):
             value = torch.as_tensor(getattr(calibrator, f"{name}_"), dtype=torch.float64)
@@ -48,11 +50,21 @@ class FocalMatrix(torch.nn.Module):
         gaps = wide - wide.amax(-1, keepdim=True)
         masked = torch.isneginf(gaps)
         lowest = gaps.masked_fill(masked, torch.inf).amin(-1, keepdim=True)
-        x = torch.where(masked, lowest, gaps) / self.temperature.to(gaps.dtype)
-        x = torch.log_softmax(x, -1)
+        x = self._started(torch.where(masked, lowest, gaps), masked)
         scores = x @ self.matrix.to(x.dtype) + self.bias.to(x.dtype)
         log_probs = torch.log_softmax(scores.masked_fill(masked, -torch.inf), -1)
         return focal_map(self._tempered(log_probs).movedim(-1, axis), self.gamma)
+
+    def _started(self, filled: Tensor, masked: Tensor) -> Tensor:
+        """Return log-probabilities after the first stage; of masked classes the row's lowest."""
+        x = filled / self.temperature.to(filled.dtype)
+        if self.uniform_share == 0:
+            return torch.log_softmax(x, -1)
+        sharp = torch.log_softmax(x.masked_fill(masked, -torch.inf), -1) + math.log1p(-self.uniform_share)
+        flat = math.log(self.uniform_share) - (~masked).sum(-1, keepdim=True).to(x.dtype).log()
+        mixed = torch.logaddexp(sharp, flat)
+        lowest = mixed.masked_fill(masked, torch.inf).amin(-1, keepdim=True)
+        return torch.where(masked, lowest, mixed)
 
     def _tempered(self, log_probs: Tensor) -> Tensor:
         """Divide each row by the temperature that its confidence asks for."""
@@ -68,9 +80,9 @@ class FocalMatrix(torch.nn.Module):
         return f"classes={self.classes}, gamma={self.gamma:.4g}"
 
     def get_extra_state(self) -> Tensor:
-        """Return γ."""
-        return torch.tensor(self.gamma, dtype=torch.float64, device="cpu")
+        """Return γ and the share of the uniform distribution."""
+        return torch.tensor([self.gamma, self.uniform_share], dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take γ from a state_dict."""
-        self.gamma = float(state)
+        """Take γ and the share from a state_dict."""
+        self.gamma, self.uniform_share = state.tolist()

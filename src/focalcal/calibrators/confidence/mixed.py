@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 
 #: How far log T may go beyond where fits start.
 _REACH = 5.0
+
+#: Where `glimpse` looks: fractions of temperature scaling's T, and shares.
+_FRACTIONS, _SHARES = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01), (0.003, 0.01, 0.03, 0.1)
 
 #: With 1 − ρ² of the curvature's two directions below this, T and λ are not told apart.
 _SINGULAR = 1e-4
@@ -119,7 +122,8 @@ class MixedTemperatureScaling(Calibrator):
         rows = _Rows(held)
         typical = min(tau, _typical(held))
         box = Box((typical - _REACH, 0.0), (tau + _REACH, 1.0))
-        starts = [(tau, 0.0), (tau - 0.5, 0.05), (typical, 0.1)]
+        seen = glimpse(held, math.exp(tau))
+        starts = [(tau, 0.0), (math.log(seen.temperature), seen.share), (typical, 0.1)]
         tries = [minimise(rows.sums, start, box) for start in starts]
         best = min(tries, key=lambda found: found.loss)
         singular = not any(best.held) and _is_singular(best)
@@ -184,6 +188,27 @@ class _Rows:
         sums = (w @ column for column in (-np.log(p), t, g, tt, tg, g * g))
         outer = ((w * one) @ (w * other) for one, other in ((t, t), (t, g), (g, g)))
         return FitSums.of(map(float, (part.n, w.sum(), *sums, *outer)))
+
+
+class Glimpse(NamedTuple):
+    """The best of a few temperatures and shares, and its mean NLL."""
+
+    temperature: float
+    share: float
+    loss: float
+
+
+def glimpse(held: HeldOut, temperature: float) -> Glimpse:
+    """Look at shares with a few temperatures up to temperature scaling's: far from a fit, but quick."""
+    possible = held.n_classes if held.masked is None else (~held.masked).sum(axis=1)
+    found = []
+    typical = min(temperature, math.exp(_typical(held)))
+    for one in (*(fraction * temperature for fraction in _FRACTIONS), typical):
+        q = np.exp(-held.losses(held.normalised(held.log_probs / one)))
+        for share in _SHARES:
+            loss = held.weight @ -np.log((1 - share) * q + share / possible) / held.weight.sum()
+            found.append(Glimpse(one, share, float(loss)))
+    return min(found, key=lambda one: one.loss)
 
 
 def _typical(held: HeldOut) -> float:

@@ -13,11 +13,11 @@ from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
 from focalcal.calibrators.held_out import Array, HeldOut, held_out, log_normalised, map_rows
+from focalcal.calibrators.matrix.first_stage import find_start, smoothed
 from focalcal.calibrators.matrix.last_stage import Confidence, fit_confidence, tempered
 from focalcal.calibrators.matrix.mixture import STRONGEST, Mixture, mix
 from focalcal.calibrators.matrix.shrinkage import folds
 from focalcal.calibrators.objective import Objective
-from focalcal.calibrators.temperature.fitting import fit_temperature
 from focalcal.engine import row_slices
 from focalcal.maps import map_scores
 
@@ -45,6 +45,8 @@ class FocalMatrixScaling(Calibrator):
     ----------
     temperature_ : float
         T of the first stage.
+    uniform_share_ : float
+        ε of the first stage.
     matrix_ : ndarray of shape (K, K)
         W = I + M of the second stage.
     bias_ : ndarray of shape (K,)
@@ -68,7 +70,10 @@ class FocalMatrixScaling(Calibrator):
     -----
     Three stages, each a minimum of its own:
 
-    1. T: temperature scaling; :math:`x=\log\mathrm{softmax}(z/T)`.
+    1. T: temperature scaling; :math:`x=\log\mathrm{softmax}(z/T)`. Where mixing with the uniform distribution
+       lowers its NLL by more than 5 % (a few rows, sure and wrong, rule T), T and ε of mixed temperature
+       scaling: :math:`x=\log((1-\varepsilon)\,\mathrm{softmax}(z/T)+\varepsilon/K)`, ε at least
+       :math:`1/(2n+2)`; otherwise ε = 0, as it hides which of the unlikely classes is the likelier.
     2. W and b. A matrix of strength λ: with :math:`s_n = x_n + M(x_n-\bar x) + b`, the least
        :math:`\sum_n w_n\,\mathrm{NLL}(\mathrm{softmax}(s_n), y_n) + \frac\lambda2\bigl(\sum_{ij}
        K\sqrt{\bar\alpha\alpha_i\beta_j/\bar\beta}\,(q_j^\top M u_i)^2
@@ -113,6 +118,7 @@ class FocalMatrixScaling(Calibrator):
 
     _parameter_names = (
         "temperature",
+        "uniform_share",
         "matrix",
         "bias",
         "slopes",
@@ -124,6 +130,7 @@ class FocalMatrixScaling(Calibrator):
     _fewest_errors = 10
 
     temperature_: float
+    uniform_share_: float
     matrix_: Array
     bias_: Array
     slopes_: Array
@@ -143,7 +150,7 @@ class FocalMatrixScaling(Calibrator):
 
     def _check_parameters(self) -> None:
         check_temperature(self.temperature_)
-        for name in ("vector_share", "matrix_share"):
+        for name in ("uniform_share", "vector_share", "matrix_share"):
             check_shape(name, getattr(self, f"{name}_"), ())
             check_range(name, getattr(self, f"{name}_"), 0, 1)
         check_gamma(self.gamma_)
@@ -161,11 +168,12 @@ class FocalMatrixScaling(Calibrator):
         return found.fitted, found.losses
 
     def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
-        mapped = map_rows(scores, check_input(self.input), self._recalibrate, probabilities=False)
+        kind, filled = check_input(self.input), self.uniform_share_ == 0
+        mapped = map_rows(scores, kind, self._recalibrate, probabilities=False, filled=filled)
         return _confident(mapped, self.slopes_, self.gamma_, probabilities)
 
     def _recalibrate(self, log_probs: Array) -> Array:
-        x = log_normalised(log_probs / self.temperature_)
+        x = _started(log_probs, self.temperature_, self.uniform_share_)
         return np.asarray(x @ self.matrix_ + self.bias_)
 
 
@@ -179,9 +187,8 @@ class MatrixFit:
 
 def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | None = None) -> MatrixFit:
     """Fit the three stages, with the folds given or folds of its own."""
-    first = fit_temperature(held.objective(), "nll", None)
-    temperature = float(np.asarray(first.parameters["temperature"]))
-    x = log_normalised(held.log_probs / temperature)
+    first = find_start(held)
+    x = _started(held.log_probs if first.share == 0 else held.scores, first.temperature, first.share)
     used = held.weight > 0
     counted = replace(held, log_probs=x).part(used)
     fold = folds(held.part(used), FOLDS) if fold is None else fold[used]
@@ -192,7 +199,8 @@ def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | N
     losses[used] = _left_out(judged, fold, last)
     fitted = Fitted(
         {
-            "temperature": temperature,
+            "temperature": first.temperature,
+            "uniform_share": first.share,
             "matrix": mixed.matrix,
             "bias": mixed.bias,
             "slopes": last.slopes,
@@ -205,6 +213,11 @@ def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | N
         _diagnostics(first.diagnostics, mixed, last, float(held.weight @ losses / held.weight.sum())),
     )
     return MatrixFit(fitted, losses)
+
+
+def _started(log_probs: Array, temperature: float, share: float) -> Array:
+    """Return what the first stage makes of rows: filled ones without a share, −inf where masked with one."""
+    return smoothed(log_probs, temperature, share) if share else log_normalised(log_probs / temperature)
 
 
 def _left_out(held: HeldOut, fold: NDArray[np.int64], last: Confidence) -> Array:

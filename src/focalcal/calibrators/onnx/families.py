@@ -70,7 +70,10 @@ def _(calibrator: MatrixScaling, g: Graph, logits: str) -> str:
 
 
 def _after_temperature(calibrator: MatrixScaling | FocalMatrixScaling, g: Graph, logits: str) -> str:
-    x = blocks.scaled(g, blocks.filled(g, logits, logits), calibrator.temperature_)
+    if isinstance(calibrator, FocalMatrixScaling) and calibrator.uniform_share_:
+        x = _smoothed(calibrator.temperature_, calibrator.uniform_share_, g, logits)
+    else:
+        x = blocks.scaled(g, blocks.filled(g, logits, logits), calibrator.temperature_)
     return blocks.normalised(g, blocks.affine(g, x, calibrator.matrix_, calibrator.bias_), logits)
 
 
@@ -88,31 +91,29 @@ def _(calibrator: DirichletCalibration, g: Graph, logits: str) -> str:
 
 @log_probs.register
 def _(calibrator: StructuredVectorScaling, g: Graph, logits: str) -> str:
-    x = _smoothed(calibrator, g, logits)
+    x = _smoothed(calibrator.temperature_, calibrator.share_, g, logits)
     return blocks.normalised(g, blocks.affine(g, x, calibrator.slope_, calibrator.bias_), logits)
 
 
 @log_probs.register
 def _(calibrator: StructuredMatrixScaling, g: Graph, logits: str) -> str:
-    x = _smoothed(calibrator, g, logits)
+    x = _smoothed(calibrator.temperature_, calibrator.share_, g, logits)
     return blocks.normalised(g, blocks.affine(g, x, calibrator.matrix_, calibrator.bias_), logits)
 
 
 @log_probs.register
 def _(calibrator: MixedTemperatureScaling, g: Graph, logits: str) -> str:
-    return blocks.normalised(g, _with_uniform(calibrator, g, logits), logits)
+    mixed = _with_uniform(calibrator.temperature_, calibrator.share_, g, logits)
+    return blocks.normalised(g, mixed, logits)
 
 
-_Mixed = StructuredVectorScaling | StructuredMatrixScaling | MixedTemperatureScaling
+def _smoothed(temperature: float, share: float, g: Graph, logits: str) -> str:
+    return blocks.filled(g, _with_uniform(temperature, share, g, logits), logits)
 
 
-def _smoothed(calibrator: _Mixed, g: Graph, logits: str) -> str:
-    return blocks.filled(g, _with_uniform(calibrator, g, logits), logits)
-
-
-def _with_uniform(calibrator: _Mixed, g: Graph, logits: str) -> str:
-    sharp, flat = blocks.scaled(g, logits, calibrator.temperature_), blocks.log_uniform(g, logits)
-    return blocks.mixture(g, [(sharp, 1 - calibrator.share_), (flat, calibrator.share_)])
+def _with_uniform(temperature: float, share: float, g: Graph, logits: str) -> str:
+    sharp, flat = blocks.scaled(g, logits, temperature), blocks.log_uniform(g, logits)
+    return blocks.mixture(g, [(sharp, 1 - share), (flat, share)])
 
 
 @log_probs.register
