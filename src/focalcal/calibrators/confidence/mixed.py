@@ -24,11 +24,12 @@ from focalcal.scores import FitSums
 
 Array = NDArray[np.float64]
 
-#: How far log T may go beyond where fits start.
-_REACH = 5.0
+#: How far log T may go above and below where fits start: wrong rows of thousands of nats raise temperature
+#: scaling's T as far above the best one.
+_REACH, _DEPTH = 5.0, 14.0
 
 #: Where `glimpse` looks: fractions of temperature scaling's T, and shares.
-_FRACTIONS, _SHARES = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01), (0.003, 0.01, 0.03, 0.1)
+_FRACTIONS, _SHARES = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4), (0.003, 0.01, 0.03, 0.1)
 
 #: With 1 − ρ² of the curvature's two directions below this, T and λ are not told apart.
 _SINGULAR = 1e-4
@@ -121,7 +122,7 @@ class MixedTemperatureScaling(Calibrator):
         tau = math.log(plain.parameters["temperature"])
         rows = _Rows(held)
         typical = min(tau, _typical(held))
-        box = Box((typical - _REACH, 0.0), (tau + _REACH, 1.0))
+        box = Box((typical - _DEPTH, 0.0), (tau + _REACH, 1.0))
         seen = glimpse(held, math.exp(tau))
         starts = [(tau, 0.0), (math.log(seen.temperature), seen.share), (typical, 0.1)]
         tries = [minimise(rows.sums, start, box) for start in starts]
@@ -132,12 +133,14 @@ class MixedTemperatureScaling(Calibrator):
             return _without_share(plain, singular=singular)
         temperature, share = math.exp(best.point[0]), best.point[1]
         errors = standard_errors(best)
+        # the sharper the better, or as good: nothing but the largest score counts
+        endless = rows.sums(best.point[0] - 1, share).loss <= best.loss + 1e-9
         diagnostics = Diagnostics(
             "nll",
             best.loss,
             best.converged,
             sum(found.iterations for found in tries),
-            ("temperature",) if best.point[0] in (box.low[0], box.high[0]) else (),
+            ("temperature",) if endless or best.point[0] in (box.low[0], box.high[0]) else (),
             identifiable=not singular,
             unseen_classes=plain.diagnostics.unseen_classes,
         )
