@@ -4,6 +4,7 @@
     apt-get install dataset-fashion-mnist && apt-cache dumpavail > DATA/packages
     python -P benchmarks/fresh_scores.py DATA SCORES
     python -P benchmarks/quality.py --data SCORES --write benchmarks/results/fresh.md
+    python -P benchmarks/ablation.py --data SCORES --variants 3 --write benchmarks/results/ablation_fresh.md
 
 Writes an npz for each classifier with `logits` or `probs`, `labels` and `val_mask`, as `quality.py` reads them: 10,000
 rows that the classifier has not seen, half of them to fit calibrators on. Every classifier has the settings that
