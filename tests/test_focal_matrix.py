@@ -387,7 +387,7 @@ def test_few_sure_and_wrong_rows_do_not_rule_the_temperature():
     best = evaluate(labels, FocalMatrixScaling().fit(*plain).transform(new), input="logits")["nll"].value
     found = evaluate(labels, cal.transform(new), input="logits")["nll"].value
     without = evaluate(labels, TemperatureScaling().fit(z, y).transform(new), input="logits")["nll"].value
-    assert found < 0.8 * without < 0.8 * best
+    assert found < min(0.8 * without, best)
 
 
 def test_a_share_that_is_worth_little_is_not_taken():
@@ -411,6 +411,21 @@ def test_a_share_is_at_least_half_a_row():
     assert cal.uniform_share_ == pytest.approx(0.5 / 7)
 
 
+def test_no_row_costs_more_than_its_share_of_what_was_not_seen():
+    z, y = drawn(300, 4, 2.0, seed=1)
+    weight = np.random.default_rng(0).integers(1, 4, 300)
+    cal = FocalMatrixScaling(penalty=1.0).fit(z, y, weight)
+    assert cal.prior_share_ == pytest.approx(1 / (4 * weight.sum() + 4))
+    floor = np.log(cal.prior_share_ / 4)
+    sure = np.array([[1e4, 0.0, -1e4, 3.0], [0.0, 1.0, 2.0, 3.0]])
+    for scores in (sure, sure.astype(np.float32)):
+        log_p = cal.transform(scores)
+        np.testing.assert_allclose(log_p[0, 1:], floor, rtol=1e-6)
+        np.testing.assert_allclose(log_p[0, 0], np.log1p(-0.75 * cal.prior_share_), rtol=1e-4)
+        assert (log_p[1] > floor).all()
+        np.testing.assert_allclose(cal.predict_proba(scores), np.exp(log_p), rtol=1e-5)
+
+
 def test_masked_classes_get_no_part_of_the_share():
     z, y = ruled_by_few()
     z[::3, 3] = np.where(y[::3] == 3, z[::3, 3], -np.inf)
@@ -428,4 +443,5 @@ def test_masked_classes_get_no_part_of_the_share():
     scores = (x @ cal.matrix_ + cal.bias_)[:, :3]
     given = log_softmax(scores, axis=1)
     expected = np.exp(focal_map(tempered(given, cal.slopes_), cal.gamma_))
+    expected = (1 - cal.prior_share_) * expected + cal.prior_share_ / 3
     np.testing.assert_allclose(cal.predict_proba(two)[:, :3], expected, atol=1e-6)

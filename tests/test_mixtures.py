@@ -94,6 +94,29 @@ def test_a_share_of_nothing_is_temperature_scaling():
     np.testing.assert_allclose(cal.transform(z), plain.transform(z), rtol=1e-12)
 
 
+def test_a_share_that_is_given_is_mixed_into_temperature_scaling():
+    z, y = noisy(400, 4, 2.0, 0.1, seed=0)
+    z[:5, 2] = np.where(y[:5] == 2, z[:5, 2], -np.inf)
+    plain, cal = TemperatureScaling().fit(z, y), MixedTemperatureScaling(share=0.02).fit(z, y)
+    assert (cal.share_, cal.temperature_, cal.stderr_["temperature"]) == (
+        0.02,
+        plain.temperature_,
+        plain.stderr_["temperature"],
+    )
+    possible = np.isfinite(z).sum(axis=1, keepdims=True)
+    p = np.where(np.isfinite(z), 0.98 * plain.predict_proba(z) + 0.02 / possible, 0)
+    np.testing.assert_allclose(cal.predict_proba(z), p, rtol=1e-10)
+    assert cal.diagnostics_.loss == pytest.approx(-np.log(p[np.arange(400), y]).mean(), rel=1e-10)
+    nothing = MixedTemperatureScaling(share=0).fit(z, y)
+    np.testing.assert_allclose(nothing.predict_proba(z), plain.predict_proba(z), rtol=1e-10)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, np.nan, True])
+def test_shares_that_are_none_are_refused(share):
+    with pytest.raises(ValueError, match="Expected share from 0 to below 1"):
+        MixedTemperatureScaling(share=share).fit([[1.0, 0.0]] * 4, [0, 0, 0, 1])
+
+
 def test_one_place_cannot_tell_temperature_from_share():
     X, y = np.array([[4.0, 0.0]] * 100), np.r_[np.zeros(90, int), np.ones(10, int)]
     with pytest.warns(CalibrationWarning, match="not identifiable"):

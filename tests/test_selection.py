@@ -49,7 +49,7 @@ def test_the_ranking_is_of_paired_losses_of_rows_left_out():
     z, y = confused(600)
     best = fit_best(z, y)
     names = [one.name for one in best.ranking_]
-    assert sorted(names) == ["FocalMatrixScaling", "TemperatureScaling"]
+    assert sorted(names) == ["FocalMatrixScaling", "MixedTemperatureScaling"]
     values = [one.loss.value for one in best.ranking_]
     assert values == sorted(values)
     first = best.ranking_[0]
@@ -67,15 +67,15 @@ def test_losses_are_those_of_fits_without_the_rows():
     from focalcal.calibrators.objective import Objective
     from focalcal.rows import as_rows
 
-    z, y = confused(400)
+    z, y = confused(1200)
     fold = folds(held_out(Objective(as_rows(z, y, None, "logits", None)[0])), 5)
-    losses = np.empty(400)
+    losses = np.empty(1200)
     for k in range(5):
         cal = TemperatureScaling().fit(z[fold != k], y[fold != k])
         losses[fold == k] = -cal.transform(z[fold == k])[np.arange((fold == k).sum()), y[fold == k]]
     found = {one.name: one for one in fit_best(z, y).ranking_}["TemperatureScaling"]
     assert found.loss.value == pytest.approx(losses.mean(), rel=1e-9)
-    assert found.loss.stderr == pytest.approx(losses.std() / 20, rel=1e-6)
+    assert found.loss.stderr == pytest.approx(losses.std() / np.sqrt(1200), rel=1e-6)
 
 
 def test_the_simplest_within_one_standard_error_is_taken():
@@ -98,8 +98,37 @@ def test_few_rows_do_not_mislead(seed):
 def test_fewer_than_twenty_rows_take_the_first():
     z, y = drawn(19, 2, 2.0, seed=5)
     best = fit_best(z, y)
-    assert type(best) is TemperatureScaling
+    assert (type(best), best.share_) == (MixedTemperatureScaling, 1 / 80)
     assert best.ranking_ == []
+    many = np.full(19, 1000 / 19)
+    assert type(fit_best(z, y, many)) is TemperatureScaling
+
+
+def forest(n, seed):
+    """Return logits of which a few would be as sure and wrong as can be: that many rows show none."""
+    z, y = drawn(n, 4, 2.0, seed)
+    few = np.random.default_rng(seed).random(n) < 0.01
+    z[few, (y[few] + 1) % 4] += 200
+    return z, y, few
+
+
+def test_few_rows_do_not_show_that_no_row_is_sure_and_wrong():
+    z, y, few = forest(120, seed=2)
+    z, y = z[~few], y[~few]
+    new, of_new, _ = forest(5000, seed=3)
+    best, plain = fit_best(z, y), TemperatureScaling().fit(z, y)
+    assert (best.temperature_, best.share_) == (plain.temperature_, 1 / (4 * len(z) + 4))
+    assert nll(best, new, of_new) < nll(plain, new, of_new) - 0.5
+    assert nll(best, z, y) < nll(plain, z, y) + best.share_
+
+
+def test_the_unit_of_the_weights_is_no_number_of_rows():
+    z, y = drawn(1200, 4, 2.0, seed=1)
+    weight = np.random.default_rng(0).uniform(0.5, 1.5, 1200)
+    best = fit_best(z, y, weight / weight.sum())
+    assert type(best) is TemperatureScaling
+    few = fit_best(z[:300], y[:300], weight[:300] / weight[:300].sum())
+    assert 1 / (4 * 300 + 4) < few.share_ < 1 / (4 * 260 + 4)
 
 
 def test_weights_and_the_order_of_rows():
@@ -210,9 +239,9 @@ def test_clusters_are_left_out_together_and_counted_once():
     fold = np.random.default_rng(0).permutation(120)[cluster] % 5
     losses = np.empty(480)
     for k in range(5):
-        cal = TemperatureScaling().fit(z[fold != k], y[fold != k])
+        cal = MixedTemperatureScaling(share=1 / (4 * 480 + 4)).fit(z[fold != k], y[fold != k])
         losses[fold == k] = -cal.transform(z[fold == k])[np.arange((fold == k).sum()), y[fold == k]]
-    found = {one.name: one for one in best.ranking_}["TemperatureScaling"]
+    found = {one.name: one for one in best.ranking_}["MixedTemperatureScaling"]
     assert found.loss.value == pytest.approx(losses.mean(), rel=1e-9)
     sums = np.bincount(cluster, losses - losses.mean())
     assert found.loss.stderr == pytest.approx(np.sqrt(sums @ sums) / 480, rel=1e-6)
@@ -278,4 +307,4 @@ def test_a_matrix_of_too_many_classes_is_no_candidate(monkeypatch):
     z, y = confused(600)
     monkeypatch.setattr(selection, "_MOST_CLASSES", 5)
     names = {one.name for one in fit_best(z, y).ranking_}
-    assert names == {"TemperatureScaling", "FocalTemperatureScaling"}
+    assert names == {"MixedTemperatureScaling", "FocalTemperatureScaling"}

@@ -77,6 +77,13 @@ def check_share(name: str, share: float) -> float:
     return float(share)
 
 
+def check_mixed_share(share: float) -> float:
+    """Check a share of the uniform distribution."""
+    if isinstance(share, bool) or not 0 <= share < 1:
+        raise ValueError(f"Expected share from 0 to below 1, got {share!r}. Choose 0.001, for example.")
+    return float(share)
+
+
 def check_gap(gap: float) -> float:
     """Check a gap between confidence and hit rate."""
     if not 0 < gap < 1:

@@ -125,7 +125,7 @@ def test_a_calibrator_of_tables_logs_its_numbers(rows, tmp_path):
     logged = {name for name in trainer.callback_metrics if not name.startswith("val_")}
     assert logged == {
         *("temperature", "gamma", "penalty"),
-        *(f"{of}_share" for of in ("uniform", "vector", "matrix")),
+        *(f"{of}_share" for of in ("uniform", "prior", "vector", "matrix")),
     }
     assert callback.calibrator_.matrix_.shape == (z.shape[1], z.shape[1])
 

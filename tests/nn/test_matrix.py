@@ -7,8 +7,33 @@ torch = pytest.importorskip("torch", reason="torch is an optional extra: pip ins
 
 from cases import drawn  # noqa: E402
 from fitted import assert_close, hard_rows  # noqa: E402
-from focalcal import FocalMatrixScaling  # noqa: E402
+from focalcal import FocalMatrixScaling, MixedTemperatureScaling  # noqa: E402
 from focalcal.nn import calibrate, to_module  # noqa: E402
+
+
+def mixed(share):
+    z, y = drawn(600, 5, 2.0, seed=0)
+    return MixedTemperatureScaling(share=share).fit(2 * z, y)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.02])
+def test_mixed_temperature_scaling_is_a_layer(share, dtype, tolerance):
+    cal, z = mixed(share), hard_rows(5)
+    found = to_module(cal)(torch.from_numpy(z).to(dtype))
+    assert found.dtype == dtype
+    assert_close(found.numpy().astype(np.float64), cal.transform(z.astype(np.float64)), tolerance)
+
+
+def test_mixed_temperature_scaling_is_saved_exported_and_takes_images(tmp_path):
+    layer, other = to_module(mixed(0.02)), to_module(mixed(0.1))
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
+    z = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(other(z), layer(z))
+    torch.testing.assert_close(layer(z)[1, :, 2, 3], layer(z[1, :, 2, 3]))
+    torch.testing.assert_close(torch.export.export(layer, (z,)).module()(z), layer(z))
+    assert "share=0.02" in repr(layer)
 
 
 def calibrator(n_classes=5, input="logits", gamma=None, share=None):
@@ -53,6 +78,7 @@ def test_saved_exported_and_trained_through(tmp_path, share):
     layer = to_module(calibrator(share=share))
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
     other = to_module(calibrator(gamma=3.0))
+    other.prior_share = 0.3
     other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
     z = torch.randn(6, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
     torch.testing.assert_close(other(z), layer(z))

@@ -58,6 +58,17 @@ class HeldOut:
         return int(self.log_probs.shape[1])
 
     @property
+    def n_effective(self) -> float:
+        """Total weight or, where that is more (weights below 1), Kish's number of rows, (Σ w)²/Σ w²."""
+        total = float(self.weight.sum())
+        return max(total, total**2 / float(self.weight @ self.weight))
+
+    @property
+    def prior_share(self) -> float:
+        """Share of the uniform distribution for what n rows cannot have shown, 1/(4n + 4)."""
+        return 1 / (4 * self.n_effective + 4)
+
+    @property
     def hits(self) -> Mask:
         """Where a row's label is, shape (n, K)."""
         return np.asarray(self.codes[:, None] == np.arange(self.n_classes))
@@ -135,6 +146,21 @@ def log_normalised(scores: Array, masked: Mask | None = None) -> Array:
         scores = np.where(masked, -np.inf, scores)
     shifted = scores - row_max(scores)[:, None]
     return np.asarray(shifted - np.log(row_sum(np.exp(shifted)))[:, None])
+
+
+def with_uniform(log_probs: Array, share: float) -> Array:
+    """Return log((1 − share) p + share/K) of log p (n, K), where K counts the row's possible classes.
+
+    Where a class cannot occur (−inf), it stays so. The share is above 0.
+    """
+    possible = np.isfinite(log_probs)
+    mixed = np.exp(log_probs)
+    mixed *= 1 - share
+    if possible.all():
+        mixed += share / mixed.shape[1]
+        return np.asarray(np.log(mixed, out=mixed))
+    mixed += share / possible.sum(axis=1, keepdims=True)
+    return np.asarray(np.where(possible, np.log(mixed), -np.inf))
 
 
 def row_max(table: NDArray[Any]) -> NDArray[Any]:

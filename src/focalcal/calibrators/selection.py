@@ -15,6 +15,7 @@ from sklearn.base import clone
 from focalcal._settings import check_candidates, check_fold_clusters
 from focalcal._validate import check_cluster, check_lengths, check_source_alone
 from focalcal.calibrators.base import Calibrator
+from focalcal.calibrators.confidence.mixed import MixedTemperatureScaling
 from focalcal.calibrators.diagnostics import Fitted
 from focalcal.calibrators.held_out import Array, HeldOut, held_out
 from focalcal.calibrators.matrix.focal_matrix import FOLDS, FocalMatrixScaling
@@ -28,6 +29,9 @@ from focalcal.rows import ArrayRows, Rows, is_source
 #: Fewest rows that are parted into folds; below, the first candidate is taken.
 _FEWEST = 20
 
+#: Rows from which what none of them shows is as good as none: below, temperature scaling gets a share.
+_SHOWING = 1000
+
 #: Numbers beyond which the candidates are compared on a part of the rows, spread evenly.
 _ENOUGH = 1 << 23
 
@@ -38,10 +42,12 @@ _MOST_CLASSES = 1000
 _TWO_SIDED = 1.959963984540054
 
 
-def candidates(n_classes: int) -> list[Calibrator]:
+def candidates(held: HeldOut) -> list[Calibrator]:
     """Return what is chosen among by default, the simplest first."""
-    best = FocalMatrixScaling() if n_classes <= _MOST_CLASSES else FocalTemperatureScaling()
-    return [TemperatureScaling(), best]
+    few = held.n_effective < _SHOWING
+    first = MixedTemperatureScaling(share=held.prior_share) if few else TemperatureScaling()
+    best = FocalMatrixScaling() if held.n_classes <= _MOST_CLASSES else FocalTemperatureScaling()
+    return [first, best]
 
 
 def fit_best(
@@ -64,7 +70,10 @@ def fit_best(
     methods : sequence of unfitted calibrators, optional
         The candidates, the simplest first; their `input` and `classes` are set to those given here. By
         default temperature scaling and focal matrix scaling, of which focal temperature scaling is a special
-        case; with more than 1,000 classes temperature scaling and focal temperature scaling.
+        case; with more than 1,000 classes temperature scaling and focal temperature scaling. With fewer than
+        1,000 rows a share 1/(4n + 4) of the uniform distribution is mixed into temperature scaling
+        (`MixedTemperatureScaling`), as it always is into focal matrix scaling: rows without a sure and wrong
+        one do not show that there is none.
     input : {"logits", "probs"}
         What X holds. It is declared, never guessed.
     classes : sequence of K labels, optional
@@ -118,16 +127,16 @@ def fit_best(
     rows, columns = first._read(X, y, sample_weight, executor)
     if cluster is not None and isinstance(rows, ArrayRows):
         rows = replace(rows, cluster=_numbered(cluster, rows.n))
-    some = candidates(rows.n_classes) if given is None else list(given)
+    part = _compared(rows)
+    held = held_out(Objective(part))
+    held = held.part(held.weight > 0)
+    some = candidates(held) if given is None else given
     tried: list[Calibrator] = [clone(one).set_params(input=input, classes=classes) for one in some]
     for one in tried:
         one._check_settings()
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(first, name):
                 setattr(one, name, getattr(first, name))
-    part = _compared(rows)
-    held = held_out(Objective(part))
-    held = held.part(held.weight > 0)
     chosen, fitted, ranking = _choose(tried, held)
     if isinstance(chosen, (TemperatureScaling, FocalTemperatureScaling)) and part is not rows:
         part, fitted = rows, None

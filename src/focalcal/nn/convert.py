@@ -9,9 +9,16 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from focalcal._validate import PROBABILITY_FLOOR
-from focalcal.calibrators import Calibrator, FocalMatrixScaling, FocalTemperatureScaling, TemperatureScaling
+from focalcal.calibrators import (
+    Calibrator,
+    FocalMatrixScaling,
+    FocalTemperatureScaling,
+    MixedTemperatureScaling,
+    TemperatureScaling,
+)
 from focalcal.nn.matrix import FocalMatrix
 from focalcal.nn.temperature import FocalTemperature
+from focalcal.nn.uniform import UniformShare
 
 
 def to_module(calibrator: Calibrator) -> torch.nn.Module:
@@ -20,7 +27,8 @@ def to_module(calibrator: Calibrator) -> torch.nn.Module:
     Parameters
     ----------
     calibrator : Calibrator
-        Fitted, of a family that PyTorch can say: temperature, focal temperature and focal matrix scaling.
+        Fitted, of a family that PyTorch can say: temperature, focal temperature, mixed temperature and focal
+        matrix scaling.
 
     Returns
     -------
@@ -85,6 +93,13 @@ def _(calibrator: TemperatureScaling) -> torch.nn.Module:
 def _(calibrator: FocalTemperatureScaling) -> torch.nn.Module:
     check_is_fitted(calibrator)
     return FocalTemperature(calibrator.temperature_, calibrator.gamma_)
+
+
+@_layer.register
+def _(calibrator: MixedTemperatureScaling) -> torch.nn.Module:
+    check_is_fitted(calibrator)
+    plain = FocalTemperature(calibrator.temperature_)
+    return torch.nn.Sequential(plain, UniformShare(calibrator.share_)) if calibrator.share_ else plain
 
 
 @_layer.register

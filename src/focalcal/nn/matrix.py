@@ -2,13 +2,12 @@ r"""Focal matrix scaling as an output layer."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from focalcal.calibrators import FocalMatrixScaling
 from focalcal.nn.maps import focal_map
+from focalcal.nn.uniform import with_uniform
 
 
 class FocalMatrix(torch.nn.Module):
@@ -33,6 +32,7 @@ class FocalMatrix(torch.nn.Module):
     def __init__(self, calibrator: FocalMatrixScaling) -> None:
         super().__init__()
         self.gamma, self.uniform_share = calibrator.gamma_, calibrator.uniform_share_
+        self.prior_share = calibrator.prior_share_
         self.classes = len(calibrator.classes_)
         for name in ("temperature", "matrix", "bias", "slopes"):
             value = torch.as_tensor(getattr(calibrator, f"{name}_"), dtype=torch.float64)
@@ -53,16 +53,16 @@ class FocalMatrix(torch.nn.Module):
         x = self._started(torch.where(masked, lowest, gaps), masked)
         scores = x @ self.matrix.to(x.dtype) + self.bias.to(x.dtype)
         log_probs = torch.log_softmax(scores.masked_fill(masked, -torch.inf), -1)
-        return focal_map(self._tempered(log_probs).movedim(-1, axis), self.gamma)
+        focal = focal_map(self._tempered(log_probs).movedim(-1, axis), self.gamma)
+        return with_uniform(focal, self.prior_share, axis)
 
     def _started(self, filled: Tensor, masked: Tensor) -> Tensor:
         """Return log-probabilities after the first stage; of masked classes the row's lowest."""
         x = filled / self.temperature.to(filled.dtype)
         if self.uniform_share == 0:
             return torch.log_softmax(x, -1)
-        sharp = torch.log_softmax(x.masked_fill(masked, -torch.inf), -1) + math.log1p(-self.uniform_share)
-        flat = math.log(self.uniform_share) - (~masked).sum(-1, keepdim=True).to(x.dtype).log()
-        mixed = torch.logaddexp(sharp, flat)
+        sharp = torch.log_softmax(x.masked_fill(masked, -torch.inf), -1)
+        mixed = with_uniform(sharp, self.uniform_share, -1)
         lowest = mixed.masked_fill(masked, torch.inf).amin(-1, keepdim=True)
         return torch.where(masked, lowest, mixed)
 
@@ -80,9 +80,10 @@ class FocalMatrix(torch.nn.Module):
         return f"classes={self.classes}, gamma={self.gamma:.4g}"
 
     def get_extra_state(self) -> Tensor:
-        """Return γ and the share of the uniform distribution."""
-        return torch.tensor([self.gamma, self.uniform_share], dtype=torch.float64, device="cpu")
+        """Return γ and the first and the last share of the uniform distribution."""
+        numbers = [self.gamma, self.uniform_share, self.prior_share]
+        return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take γ and the share from a state_dict."""
-        self.gamma, self.uniform_share = state.tolist()
+        """Take γ and the shares from a state_dict."""
+        self.gamma, self.uniform_share, self.prior_share = state.tolist()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from focalcal._settings import check_range, check_shape, check_temperature
+from focalcal._settings import check_mixed_share, check_range, check_shape, check_temperature
 from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
@@ -47,6 +47,8 @@ class MixedTemperatureScaling(Calibrator):
 
     Parameters
     ----------
+    share : float, optional
+        λ in [0, 1), if it is given: mixed into temperature scaling as it is. By default fitted with T.
     input : {"logits", "probs"}
         What X holds. It is declared, never guessed.
     classes : sequence of K labels, optional
@@ -58,7 +60,7 @@ class MixedTemperatureScaling(Calibrator):
     share_ : float
         λ in [0, 1]: what share of the labels is any class's, whatever the logits say.
     stderr_ : dict
-        Standard errors by the sandwich formula; NaN for a share that ended at 0 or 1.
+        Standard errors by the sandwich formula; NaN for a share that ended at 0 or 1, or was given.
     diagnostics_ : Diagnostics
         How the fit went.
     classes_ : ndarray of shape (K,)
@@ -78,6 +80,8 @@ class MixedTemperatureScaling(Calibrator):
               \partial_\lambda\, p = 1/K - q, \quad p = (1-\lambda) q + \lambda/K.
 
     Where T and λ cannot be told apart, λ = 0 is returned and `diagnostics_.identifiable` is False.
+
+    A share that is given raises no row's loss by more than −log(1 − λ), and keeps it below log(K/λ).
 
     References
     ----------
@@ -102,12 +106,14 @@ class MixedTemperatureScaling(Calibrator):
     temperature_: float
     share_: float
 
-    def __init__(self, *, input: str = "logits", classes: Any = None) -> None:
+    def __init__(self, *, share: float | None = None, input: str = "logits", classes: Any = None) -> None:
+        self.share = share
         self.input = input
         self.classes = classes
 
     def _check_settings(self) -> None:
-        pass
+        if self.share is not None:
+            check_mixed_share(self.share)
 
     def _check_parameters(self) -> None:
         check_temperature(self.temperature_)
@@ -116,6 +122,8 @@ class MixedTemperatureScaling(Calibrator):
 
     def _estimate(self, objective: Objective) -> Fitted:
         plain = fit_temperature(objective, "nll", None)
+        if self.share is not None:
+            return _with_share(plain, float(self.share), objective)
         if plain.diagnostics.separable or not plain.diagnostics.identifiable:
             return _without_share(plain)
         held = weighted_rows(objective)
@@ -218,6 +226,17 @@ def _typical(held: HeldOut) -> float:
     """Return log T for a row in the middle: few rows, sure and wrong, raise temperature scaling's at will."""
     distance = held.log_probs.max(axis=1) - held.log_probs.mean(axis=1)
     return math.log(max(float(np.median(distance)) / 3, 1e-100))
+
+
+def _with_share(plain: Fitted, share: float, objective: Objective) -> Fitted:
+    """Return temperature scaling's fit, mixed with a share that is given."""
+    rows = _Rows(weighted_rows(objective))
+    loss = rows.sums(math.log(plain.parameters["temperature"]), share).loss
+    return Fitted(
+        {**plain.parameters, "share": share},
+        {**plain.stderr, "share": math.nan},
+        replace(plain.diagnostics, loss=loss),
+    )
 
 
 def _without_share(plain: Fitted, *, singular: bool = False) -> Fitted:

@@ -15,7 +15,7 @@ import numpy as np
 
 from focalcal.calibrators.confidence.mixed import MixedTemperatureScaling, glimpse
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted, Value
-from focalcal.calibrators.held_out import Array, HeldOut, log_normalised, weighted_rows
+from focalcal.calibrators.held_out import Array, HeldOut, log_normalised, weighted_rows, with_uniform
 from focalcal.calibrators.objective import Objective
 from focalcal.calibrators.temperature.fitting import fit_temperature
 
@@ -98,11 +98,9 @@ def smoothed(log_probs: Array, temperature: float, share: float) -> Array:
 
     Where a class cannot occur (−inf), return the lowest of its row's others.
     """
-    possible = np.isfinite(log_probs)
-    scaled = np.exp(log_normalised(log_probs / temperature))
-    scaled *= 1 - share
-    if possible.all():
-        return np.asarray(np.log(scaled + share / scaled.shape[1]))
-    mixed = np.log(scaled + share / possible.sum(axis=1, keepdims=True))
-    lowest = np.where(possible, mixed, np.inf).min(axis=1, keepdims=True)
-    return np.asarray(np.where(possible, mixed, lowest))
+    mixed = with_uniform(log_normalised(log_probs / temperature), share)
+    masked = np.isneginf(log_probs)
+    if not masked.any():
+        return mixed
+    lowest = np.where(masked, np.inf, mixed).min(axis=1, keepdims=True)
+    return np.asarray(np.where(masked, lowest, mixed))

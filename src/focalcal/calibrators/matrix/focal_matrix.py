@@ -12,7 +12,14 @@ from focalcal._settings import check_gamma, check_positive, check_range, check_s
 from focalcal._validate import check_input
 from focalcal.calibrators.base import Calibrator
 from focalcal.calibrators.diagnostics import Diagnostics, Fitted
-from focalcal.calibrators.held_out import Array, HeldOut, held_out, log_normalised, map_rows
+from focalcal.calibrators.held_out import (
+    Array,
+    HeldOut,
+    held_out,
+    log_normalised,
+    map_rows,
+    with_uniform,
+)
 from focalcal.calibrators.matrix.first_stage import find_start, smoothed
 from focalcal.calibrators.matrix.last_stage import Confidence, fit_confidence, tempered
 from focalcal.calibrators.matrix.mixture import STRONGEST, Mixture, mix
@@ -54,6 +61,8 @@ class FocalMatrixScaling(Calibrator):
         c of the last stage.
     gamma_ : float
         γ of the last stage.
+    prior_share_ : float
+        π, the share of the uniform distribution that is mixed in at the end.
     penalty_ : float
         λ as given, or the power of ten from .001 to 1,000 whose matrix alone has the lowest out-of-fold NLL.
     vector_share_, matrix_share_ : float
@@ -68,7 +77,7 @@ class FocalMatrixScaling(Calibrator):
 
     Notes
     -----
-    Three stages, each a minimum of its own:
+    Three stages, each a minimum of its own, and a share for what n rows cannot have shown:
 
     1. T: temperature scaling; :math:`x=\log\mathrm{softmax}(z/T)`. Where mixing with the uniform distribution
        lowers its NLL by more than 5 % (a few rows, sure and wrong, rule T), T and ε of mixed temperature
@@ -92,6 +101,9 @@ class FocalMatrixScaling(Calibrator):
        the entropy, the least :math:`\sum_n w_n\,\mathrm{NLL}(\varphi_\gamma(\mathrm{softmax}(s_n/T_n)), y_n)
        + \frac12\gamma^2 + \frac12\sum_{k\ge1}(c_k\sigma_k/0.1)^2`, where σ are the features' standard
        deviations, at least .02.
+    4. :math:`p = (1-\pi)\,\varphi_\gamma(\mathrm{softmax}(s/T(x))) + \pi/K` with π = 1/(4n + 4): rows without
+       a sure and wrong one do not show that there is none. It costs at most π nats, and no row more than
+       log(K/π). n is the total weight or, where that is more, :math:`(\sum w)^2/\sum w^2`.
 
     Folds do not depend on the order of rows. Rows that belong together (prompts of one question) should not:
     they promise too much; `fit_best` keeps them together. The second stage works in float32 where n K ≥
@@ -123,6 +135,7 @@ class FocalMatrixScaling(Calibrator):
         "bias",
         "slopes",
         "gamma",
+        "prior_share",
         "penalty",
         "vector_share",
         "matrix_share",
@@ -135,6 +148,7 @@ class FocalMatrixScaling(Calibrator):
     bias_: Array
     slopes_: Array
     gamma_: float
+    prior_share_: float
     penalty_: float
     vector_share_: float
     matrix_share_: float
@@ -150,7 +164,7 @@ class FocalMatrixScaling(Calibrator):
 
     def _check_parameters(self) -> None:
         check_temperature(self.temperature_)
-        for name in ("uniform_share", "vector_share", "matrix_share"):
+        for name in ("uniform_share", "prior_share", "vector_share", "matrix_share"):
             check_shape(name, getattr(self, f"{name}_"), ())
             check_range(name, getattr(self, f"{name}_"), 0, 1)
         check_gamma(self.gamma_)
@@ -170,7 +184,13 @@ class FocalMatrixScaling(Calibrator):
     def _map(self, scores: NDArray[Any], *, probabilities: bool) -> NDArray[np.floating[Any]]:
         kind, filled = check_input(self.input), self.uniform_share_ == 0
         mapped = map_rows(scores, kind, self._recalibrate, probabilities=False, filled=filled)
-        return _confident(mapped, self.slopes_, self.gamma_, probabilities)
+        found = _confident(mapped, self.slopes_, self.gamma_, probabilities)
+        for rows in row_slices(*found.shape):
+            if probabilities:
+                _mix_in(found[rows], np.isneginf(mapped[rows]), self.prior_share_)
+            else:
+                found[rows] = with_uniform(found[rows].astype(np.float64), self.prior_share_)
+        return found
 
     def _recalibrate(self, log_probs: Array) -> Array:
         x = _started(log_probs, self.temperature_, self.uniform_share_)
@@ -196,7 +216,7 @@ def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | N
     judged = replace(counted, log_probs=mixed.out_of_fold)
     last = fit_confidence(judged)
     losses = held.losses(held.normalised(x))
-    losses[used] = _left_out(judged, fold, last)
+    losses[used] = _left_out(judged, fold, last, held.prior_share)
     fitted = Fitted(
         {
             "temperature": first.temperature,
@@ -205,6 +225,7 @@ def fit_matrix(held: HeldOut, penalty: float | None, fold: NDArray[np.int64] | N
             "bias": mixed.bias,
             "slopes": last.slopes,
             "gamma": last.gamma,
+            "prior_share": held.prior_share,
             "penalty": mixed.penalty,
             "vector_share": mixed.vector_share,
             "matrix_share": mixed.matrix_share,
@@ -220,18 +241,20 @@ def _started(log_probs: Array, temperature: float, share: float) -> Array:
     return smoothed(log_probs, temperature, share) if share else log_normalised(log_probs / temperature)
 
 
-def _left_out(held: HeldOut, fold: NDArray[np.int64], last: Confidence) -> Array:
+def _left_out(held: HeldOut, fold: NDArray[np.int64], last: Confidence, prior_share: float) -> Array:
     """Return rows' NLL by a last stage fitted without them; of many rows, to first order."""
     if held.n >= _PLENTY or held.n < _FEWEST:
-        return _losses(held, last) + last.optimism
+        return _losses(held, last, prior_share) + last.optimism
     found = np.empty(held.n)
     for k in range(int(fold.max()) + 1):
-        found[fold == k] = _losses(held.part(fold == k), fit_confidence(held.part(fold != k)))
+        last = fit_confidence(held.part(fold != k))
+        found[fold == k] = _losses(held.part(fold == k), last, prior_share)
     return found
 
 
-def _losses(held: HeldOut, last: Confidence) -> Array:
-    return held.losses(np.asarray(_confident(held.log_probs, last.slopes, last.gamma), np.float64))
+def _losses(held: HeldOut, last: Confidence, prior_share: float) -> Array:
+    log_probs = np.asarray(_confident(held.log_probs, last.slopes, last.gamma), np.float64)
+    return held.losses(with_uniform(log_probs, prior_share))
 
 
 def _confident(
@@ -242,6 +265,16 @@ def _confident(
     for rows in row_slices(*log_probs.shape):
         scores[rows] = tempered(log_probs[rows].astype(np.float64), slopes)
     return map_scores(scores, "logits", 1.0, gamma, probabilities=probabilities)
+
+
+def _mix_in(probs: NDArray[np.floating[Any]], masked: NDArray[np.bool_], share: float) -> None:
+    """Mix a share of the uniform distribution over each row's possible classes into probabilities (n, K)."""
+    n_classes = probs.shape[1]
+    probs *= 1 - share
+    if not masked.any():
+        probs += share / n_classes
+    else:
+        probs += np.where(masked, 0, share / (n_classes - masked.sum(axis=1, keepdims=True)))
 
 
 def _mixed(held: HeldOut, fold: NDArray[np.int64], penalty: float | None) -> Mixture:

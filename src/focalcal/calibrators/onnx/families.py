@@ -61,7 +61,10 @@ def _(calibrator: FocalMatrixScaling, g: Graph, logits: str) -> str:
         g("Mul", entropy, g.number(slopes[3, 0])),
     )
     tempered = g("Mul", log_p, g("Exp", g("Neg", log_temperature)))
-    return focal_temperature(g, tempered, 1.0, calibrator.gamma_)
+    focal = focal_temperature(g, tempered, 1.0, calibrator.gamma_)
+    share = calibrator.prior_share_
+    mixed = blocks.mixture(g, [(focal, 1 - share), (blocks.log_uniform(g, logits), share)])
+    return blocks.normalised(g, mixed, logits)
 
 
 @log_probs.register
