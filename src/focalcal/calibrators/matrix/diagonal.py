@@ -87,13 +87,14 @@ def standard_errors(held: HeldOut, found: Diagonal) -> tuple[Array, Array]:
     outer = np.zeros((2 * k, 2 * k))
     for rows in row_slices(held.n, k):
         part = held.part(rows)
-        u = part.log_probs
-        away = np.exp(part.normalised(u * (1 + found.slope) + found.bias)) - part.hits
-        away *= part.weight[:, None]
-        each = np.concatenate([away * u, away], axis=1)  # (b, 2K)
+        away, total, _ = _softmax(part, 1 + found.slope, found.bias)
+        away *= (part.weight / total)[:, None]
+        away[np.arange(part.n), part.codes] -= part.weight
+        each = np.concatenate([away * part.log_probs, away], axis=1)  # (b, 2K)
         outer += each.T @ each
-    covariance = found.solve(found.solve(outer).T)
-    slope, bias = np.split(np.sqrt(np.maximum(np.diag(covariance), 0)), 2)
+    inverse = found.solve(np.eye(2 * k))
+    variance = ((inverse @ outer) * inverse).sum(axis=1)
+    slope, bias = np.split(np.sqrt(np.maximum(variance, 0)), 2)
     return slope, bias
 
 
@@ -114,14 +115,7 @@ def _state(held: HeldOut, at: Array, ridge: Array) -> _State:
     for rows in row_slices(held.n, k):
         part = held.part(rows)
         u, root, every = part.log_probs, np.sqrt(part.weight), np.arange(part.n)
-        p = u * slope
-        p += bias
-        if part.masked is not None:
-            p[part.masked] = -np.inf
-        p -= row_max(p)[:, None]
-        label = p[every, part.codes]
-        np.exp(p, out=p)
-        total = row_sum(p)
+        p, total, label = _softmax(part, slope, bias)
         value += float(part.weight @ (np.log(total) - label))
         p *= (root / total)[:, None]
         a = np.concatenate([p * u, p], axis=1)  # (b, 2K)
@@ -135,3 +129,15 @@ def _state(held: HeldOut, at: Array, ridge: Array) -> _State:
     for i, j, sums in ((0, 0, second), (0, 1, first[:k]), (1, 0, first[:k]), (1, 1, first[k:])):
         hessian[i * k + each, j * k + each] += sums
     return _State(value, gradient, hessian)
+
+
+def _softmax(part: HeldOut, slope: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """Return exp(s) (b, K), s being scores less their row's largest; its row sums, and s of the labels."""
+    p = part.log_probs * slope
+    p += bias
+    if part.masked is not None:
+        p[part.masked] = -np.inf
+    p -= row_max(p)[:, None]
+    label = p[np.arange(part.n), part.codes]
+    np.exp(p, out=p)
+    return p, row_sum(p), label
