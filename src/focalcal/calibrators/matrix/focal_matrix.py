@@ -102,8 +102,8 @@ class FocalMatrixScaling(Calibrator):
        + \frac12\gamma^2 + \frac12\sum_{k\ge1}(c_k\sigma_k/0.1)^2`, where σ are the features' standard
        deviations, at least .02.
     4. :math:`p = (1-\pi)\,\varphi_\gamma(\mathrm{softmax}(s/T(x))) + \pi/K` with π = 1/(4n + 4): rows without
-       a sure and wrong one do not show that there is none. It costs at most π nats, and no row more than
-       log(K/π). n is the total weight or, where that is more, :math:`(\sum w)^2/\sum w^2`.
+       a sure and wrong one do not show that there is none. It costs a row at most −log(1 − π), and keeps
+       its loss below log(K/π). n is the total weight or, where that is more, :math:`(\sum w)^2/\sum w^2`.
 
     Folds do not depend on the order of rows. Rows that belong together (prompts of one question) should not:
     they promise too much; `fit_best` keeps them together. The second stage works in float32 where n K ≥
