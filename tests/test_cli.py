@@ -105,6 +105,15 @@ def test_the_best_is_chosen_with_its_ranking(capsys):
     assert document["calibrator"]["ranking"][0]["excess"]["value"] == 0
 
 
+def test_with_few_rows_the_best_has_a_share_that_is_given(capsys):
+    where = ["--where", "z0 > 1.5", "--method", "auto"]
+    out = succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "best.json", *where)
+    cal = focalcal.load("best.json")
+    assert type(cal) is focalcal.MixedTemperatureScaling
+    assert cal.share_ == 1 / (4 * cal.n_fit_ + 4)
+    assert re.search(r"share +0\.\d+ +given", out)
+
+
 class TestJob:
     def test_from_a_table_to_a_verdict(self, capsys):
         out = succeed(capsys, "fit", "val.parquet", *SCORES, "-o", "cal.json", "--method", "ts")

@@ -70,6 +70,15 @@ class Parameter(NamedTuple):
     value: float | None
     stderr: float | None
     size: str
+    given: bool = False
+
+    def error(self, form: str) -> str:
+        """Return the standard error of a number in a format, or in a word why there is none."""
+        if self.value is None:
+            return ""
+        if self.stderr is None:
+            return "given" if self.given else "unknown"
+        return format(self.stderr, form)
 
 
 def parameters(artefact: Mapping[str, Any]) -> list[Parameter]:
@@ -81,6 +90,8 @@ def parameters(artefact: Mapping[str, Any]) -> list[Parameter]:
     ...     print(found.name, found.value, found.size)
     slope 1.5 1
     edges None 4 × 3 numbers
+    >>> parameters({"parameters": {"share": 0.1}, "stderr": {}, "settings": {"share": 0.1}})[0].error(".2g")
+    'given'
     """
     found = []
     for name, entry in artefact["parameters"].items():
@@ -90,7 +101,8 @@ def parameters(artefact: Mapping[str, Any]) -> list[Parameter]:
         known = single and stderr.size == 1 and bool(np.isfinite(stderr).all())
         size = " × ".join(map(str, table.shape)) + " numbers"
         value, error = (float(table.item()) if single else None), (float(stderr.item()) if known else None)
-        found.append(Parameter(name, value, error, "1" if single else size))
+        given = artefact.get("settings", {}).get(name) is not None
+        found.append(Parameter(name, value, error, "1" if single else size, given))
     return found
 
 

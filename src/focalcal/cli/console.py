@@ -54,9 +54,8 @@ def show_fit(calibrator: Any, description: str) -> None:
     show_lines(f"{words}, fitted by {shown} on {description}")
     table = _table("", "value", "stderr")
     fitted = calibrator.to_dict()
-    for name, value, stderr, size in artefact.parameters(fitted):
-        known = "unknown" if stderr is None else f"{stderr:.4f}"
-        table.add_row(name, size if value is None else f"{value:.4f}", "" if value is None else known)
+    for one in artefact.parameters(fitted):
+        table.add_row(one.name, one.size if one.value is None else f"{one.value:.4f}", one.error(".4f"))
     _console().print(table)
     if fitted.get("ranking"):
         _show_ranking(calibrator.ranking_)

@@ -240,12 +240,12 @@ def describe_fit(artefact: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the report says of a calibrator, from its artefact."""
     parameters = [
         {
-            "symbol": _SYMBOLS.get(name, name),
-            "name": name,
-            "value": size if value is None else number(value, 4),
-            "stderr": "" if value is None else "unknown" if stderr is None else f"{stderr:.2g}",
+            "symbol": _SYMBOLS.get(one.name, one.name),
+            "name": one.name,
+            "value": one.size if one.value is None else number(one.value, 4),
+            "stderr": one.error(".2g"),
         }
-        for name, value, stderr, size in artefact_parameters(artefact)
+        for one in artefact_parameters(artefact)
     ]
     classes = [shown(name) for name in artefact.get("classes", [])]
     return {

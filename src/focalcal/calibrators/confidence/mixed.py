@@ -60,7 +60,7 @@ class MixedTemperatureScaling(Calibrator):
     share_ : float
         λ in [0, 1]: what share of the labels is any class's, whatever the logits say.
     stderr_ : dict
-        Standard errors by the sandwich formula; NaN for a share that ended at 0 or 1, or was given.
+        Standard errors by the sandwich formula; NaN for a share that ended at 0 or 1, none for one given.
     diagnostics_ : Diagnostics
         How the fit went.
     classes_ : ndarray of shape (K,)
@@ -234,7 +234,7 @@ def _with_share(plain: Fitted, share: float, objective: Objective) -> Fitted:
     loss = rows.sums(math.log(plain.parameters["temperature"]), share).loss
     return Fitted(
         {**plain.parameters, "share": share},
-        {**plain.stderr, "share": math.nan},
+        plain.stderr,
         replace(plain.diagnostics, loss=loss),
     )
 
