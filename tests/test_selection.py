@@ -127,8 +127,9 @@ def test_the_unit_of_the_weights_is_no_number_of_rows():
     weight = np.random.default_rng(0).uniform(0.5, 1.5, 1200)
     best = fit_best(z, y, weight / weight.sum())
     assert type(best) is TemperatureScaling
-    few = fit_best(z[:300], y[:300], weight[:300] / weight[:300].sum())
-    assert 1 / (4 * 300 + 4) < few.share_ < 1 / (4 * 260 + 4)
+    for unit in (1 / 300, 1e-100):
+        few = fit_best(z[:300], y[:300], weight[:300] * unit)
+        assert 1 / (4 * 300 + 4) < few.share_ < 1 / (4 * 260 + 4)
 
 
 def test_weights_and_the_order_of_rows():

@@ -390,6 +390,8 @@ def test_every_wrong_input_is_one_clear_error(family):
         ((z, y, np.ones(3)), {}, "sample_weight with one entry"),
         ((z, y, -np.ones(20)), {}, "sample_weight finite and >= 0"),
         ((z, y, np.zeros(20)), {}, "only zeros"),
+        ((z, y, np.full(20, 1e-101)), {}, "sample_weight from 1e-100 to 1e100"),
+        ((z, y, np.full(20, 1e101)), {}, "sample_weight from 1e-100 to 1e100"),
         ((z, y * 7 - 1.5), {}, "Unknown label type"),
         ((z[:0], y[:0]), {}, "at least one row"),
         ((np.where(z > 1, np.nan, z), y), {}, "without NaN, got NaN in row"),

@@ -269,7 +269,7 @@ def to_logits(block: NDArray[Any], kind: Input) -> NDArray[Any]:
 
 
 def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
-    """Return weights of shape (n,), finite, non-negative and not all zero; None stays None."""
+    """Return weights of shape (n,), finite, non-negative, not all zero or absurd; None stays None."""
     if sample_weight is None:
         return None
     weights = as_array(sample_weight, "sample_weight")
@@ -286,6 +286,11 @@ def check_weights(sample_weight: Any, n: int) -> NDArray[Any] | None:
         raise ValueError(f"Expected sample_weight finite and >= 0, got min={low:.6g}, max={high:.6g}.")
     if high == 0:
         raise ValueError("Expected some sample_weight above 0, got only zeros.")
+    if not 1e-100 <= high <= 1e100:
+        raise ValueError(
+            f"Expected the largest sample_weight from 1e-100 to 1e100, squares are summed, got {high:.6g}. "
+            "Divide all by one number."
+        )
     return np.ascontiguousarray(weights)
 
 

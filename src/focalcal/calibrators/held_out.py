@@ -60,8 +60,8 @@ class HeldOut:
     @property
     def n_effective(self) -> float:
         """Total weight or, where that is more (weights below 1), Kish's number of rows, (Σ w)²/Σ w²."""
-        total = float(self.weight.sum())
-        return max(total, total**2 / float(self.weight @ self.weight))
+        relative = self.weight / self.weight.max()  # whose squares do not underflow
+        return max(float(self.weight.sum()), float(relative.sum() ** 2 / (relative @ relative)))
 
     @property
     def prior_share(self) -> float:
