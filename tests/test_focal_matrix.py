@@ -426,6 +426,14 @@ def test_no_row_costs_more_than_its_share_of_what_was_not_seen():
         np.testing.assert_allclose(cal.predict_proba(scores), np.exp(log_p), rtol=1e-5)
 
 
+@pytest.mark.parametrize("n", [300, 2500])
+def test_losses_of_rows_left_out_know_the_last_share(n, monkeypatch):
+    rows = held(n, 3)
+    plain = fit_matrix(rows, 1.0).losses
+    monkeypatch.setattr(HeldOut, "prior_share", 0.5)
+    assert fit_matrix(rows, 1.0).losses.max() < np.log(3 / 0.5) + 0.05 < plain.max()
+
+
 def test_masked_classes_get_no_part_of_the_share():
     z, y = ruled_by_few()
     z[::3, 3] = np.where(y[::3] == 3, z[::3, 3], -np.inf)

@@ -244,17 +244,20 @@ def _started(log_probs: Array, temperature: float, share: float) -> Array:
 def _left_out(held: HeldOut, fold: NDArray[np.int64], last: Confidence, prior_share: float) -> Array:
     """Return rows' NLL by a last stage fitted without them; of many rows, to first order."""
     if held.n >= _PLENTY or held.n < _FEWEST:
-        return _losses(held, last, prior_share) + last.optimism
+        found, slope = _losses(held, last, prior_share)
+        return found + slope * last.optimism
     found = np.empty(held.n)
     for k in range(int(fold.max()) + 1):
         last = fit_confidence(held.part(fold != k))
-        found[fold == k] = _losses(held.part(fold == k), last, prior_share)
+        found[fold == k] = _losses(held.part(fold == k), last, prior_share)[0]
     return found
 
 
-def _losses(held: HeldOut, last: Confidence, prior_share: float) -> Array:
+def _losses(held: HeldOut, last: Confidence, prior_share: float) -> tuple[Array, Array]:
+    """Return rows' NLL, and its slopes in what it was before the last share was mixed in."""
     log_probs = np.asarray(_confident(held.log_probs, last.slopes, last.gamma), np.float64)
-    return held.losses(with_uniform(log_probs, prior_share))
+    plain, mixed = held.losses(log_probs), held.losses(with_uniform(log_probs, prior_share))
+    return mixed, (1 - prior_share) * np.exp(mixed - plain)
 
 
 def _confident(
