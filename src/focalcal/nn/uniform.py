@@ -12,12 +12,12 @@ def with_uniform(log_probs: Tensor, share: float, axis: int) -> Tensor:
     """Return log((1 − share) p + share/K), where K counts the classes that can occur; −inf stays."""
     masked = torch.isneginf(log_probs)
     flat = math.log(share) - (~masked).sum(axis, keepdim=True).to(log_probs.dtype).log()
-    mixed = torch.logaddexp(log_probs + math.log1p(-share), flat)
+    mixed = torch.logaddexp(log_probs + math.log1p(-share), flat) if share < 1 else flat.expand_as(log_probs)
     return mixed.masked_fill(masked, -torch.inf)
 
 
 class UniformShare(torch.nn.Module):
-    """Mix a share in (0, 1) of the uniform distribution into log-probabilities (C,) or (N, C, d1, …)."""
+    """Mix a share in (0, 1] of the uniform distribution into log-probabilities (C,) or (N, C, d1, …)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
